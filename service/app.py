@@ -1,0 +1,80 @@
+"""The service, wired: `uvicorn service.app:app`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from falcon.asgi import App
+
+from service import settings as options
+from service.fleet.admission import Admission
+from service.fleet.lifecycle import Lifecycle
+from service.fleet.supervisor import Supervisor
+from service.protocol import Load
+from service.settings import Settings
+from service.telemetry import Metrics, configure_logging
+from service.web import failures
+from service.web.edge import Edge
+from service.web.guard import Guard
+from service.web.lifespan import Lifespan
+from service.web.resources.chat import ChatCompletions
+from service.web.resources.document import OpenApi
+from service.web.resources.models import Models
+from service.web.resources.probes import Health, Liveness, MetricsPage, Readiness
+
+_log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings) -> Edge:
+    """Return the ASGI application; nothing runs before its lifespan begins."""
+    configure_logging(settings.log_level)
+    metrics = Metrics()
+    lifecycle = Lifecycle(warmup_enabled=settings.mlx_warmup)
+    load = Load(
+        model_path=settings.model_path,
+        context_length=settings.context_length,
+        max_concurrency=settings.max_concurrency,
+        warmup=settings.mlx_warmup,
+        log_level=settings.log_level,
+    )
+    supervisor = Supervisor(load, lifecycle, metrics)
+    admission = Admission(
+        settings.max_concurrency, settings.queue_size, settings.queue_timeout_s, metrics
+    )
+    models = Models(lifecycle)
+    routes: list[tuple[str, Any, dict[str, str]]] = [
+        ("/health", Health(lifecycle), {}),
+        ("/livez", Liveness(), {}),
+        ("/readyz", Readiness(lifecycle), {}),
+        ("/metrics", MetricsPage(metrics), {}),
+        ("/openapi.json", OpenApi(), {}),
+        ("/v1/models", models, {}),
+        ("/v1/models/{model_id:path}", models, {"suffix": "one"}),
+        ("/v1/chat/completions", ChatCompletions(supervisor, admission), {}),
+    ]
+    lifespan = Lifespan(supervisor, admission)
+    middleware: list[Any] = [lifespan, Guard(settings.api_key)]
+    app = App(middleware=middleware)
+    failures.install(app)
+    for path, resource, how in routes:
+        app.add_route(path, resource, **how)
+    _warn_if_open(settings)
+    lifespan.edge = Edge(app, metrics)
+    return lifespan.edge
+
+
+def _warn_if_open(settings: Settings) -> None:
+    if not settings.is_loopback() and settings.api_key is None:
+        _log.warning(
+            "Listening on %s without an API_KEY: anyone who reaches it can use it.", settings.host
+        )
+
+
+def __getattr__(name: str) -> Edge:
+    """Make `app` when a server first asks for it, so that importing this module reads no settings."""
+    if name == "app":
+        app = create_app(options.from_environment())
+        globals()["app"] = app
+        return app
+    raise AttributeError(name)

@@ -1,0 +1,131 @@
+"""
+A model's card, read from the model's own files.
+
+Nothing is guessed from a name where a file tells: `config.json` has the family, the context length
+and the quantization, the chat template says whether it takes tools or keeps reasoning apart.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from service.protocol import ModelCard
+
+EMBEDDED_FOLDER = Path(__file__).resolve().parent / "embedded"
+EMBEDDED_ID = "local-mlx/gemma-3-demo"
+EMBEDDED_DESCRIPTION = (
+    "Small built-in demonstration model of Gemma 3 architecture, trained from scratch; "
+    "it knows this server and nothing else"
+)
+
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+_TEMPLATE_TAG = re.compile(r"\{[%{].*?[%}]\}", re.DOTALL)
+
+
+class UnfitModel(Exception):
+    """The folder holds no model that can be served; the message is for the operator."""
+
+
+def read_card(folder: Path, model_id: str, context_length: int | None, created: int) -> ModelCard:
+    """
+    Read the card of the model in *folder*.
+
+    Args:
+        folder: holds `config.json` and what else the model came with.
+        model_id: name under which it will be served.
+        context_length: the configured cap in tokens; None: the model's own.
+        created: unix seconds of its loading.
+
+    Raises:
+        UnfitModel: `config.json` is missing, unreadable, or tells no context length and none is
+            configured, or the configured one is longer than the model's own.
+    """
+    config = _read_json(folder / "config.json")
+    if config is None:
+        raise UnfitModel(f"{folder.name} holds no config.json")
+    text_config = config | config.get("text_config", {})
+    template = _chat_template(folder)
+    used = " ".join(_TEMPLATE_TAG.findall(template or ""))
+    bits = _quantization_bits(config)
+    return ModelCard(
+        id=model_id,
+        family=_family(config),
+        description=_description(model_id, folder, config, bits),
+        context_length=_context_length(text_config, context_length),
+        created=created,
+        quantization_bits=bits,
+        has_chat_template=template is not None,
+        knows_tools=re.search(r"\btools\b", used) is not None,
+        knows_thinking=re.search(r"\b(enable_thinking|reasoning_content|thinking)\b", used)
+        is not None,
+    )
+
+
+def model_id_of(folder: Path) -> str:
+    """Return the id for a model in *folder*: its name, or the hub's where the folder is in its cache."""
+    for part in folder.resolve().parts:
+        if part.startswith("models--"):
+            return part.removeprefix("models--").replace("--", "/")
+    return folder.resolve().name
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in *path*, None if there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise UnfitModel(f"{path.name} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise UnfitModel(f"{path.name} holds no JSON object")
+    return found
+
+
+def _family(config: dict[str, Any]) -> str:
+    """Return the leading letters of the architecture: gemma3_text is of family gemma."""
+    letters = re.match(r"[a-z]+", str(config.get("model_type", "")).lower())
+    if letters is None:
+        raise UnfitModel("config.json names no model_type")
+    return letters.group()
+
+
+def _context_length(config: dict[str, Any], configured: int | None) -> int:
+    own = next((config[key] for key in _CONTEXT_KEYS if isinstance(config.get(key), int)), None)
+    if own is None and configured is None:
+        raise UnfitModel("config.json tells no context length; set CONTEXT_LENGTH")
+    if own is not None and configured is not None and configured > own:
+        raise UnfitModel(f"CONTEXT_LENGTH {configured} is over the model's own, 16 to {own}")
+    return int(configured or own or 0)
+
+
+def _quantization_bits(config: dict[str, Any]) -> int | None:
+    quantization = config.get("quantization") or config.get("quantization_config") or {}
+    bits = quantization.get("bits")
+    return bits if isinstance(bits, int) else None
+
+
+def _chat_template(folder: Path) -> str | None:
+    """Return the template from its own file, else from the tokenizer's settings."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text("utf-8")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        template = (_read_json(folder / name) or {}).get("chat_template")
+        if isinstance(template, list):  # several by name; the default one counts
+            template = next((t["template"] for t in template if t.get("name") == "default"), None)
+        if isinstance(template, str):
+            return template
+    return None
+
+
+def _description(model_id: str, folder: Path, config: dict[str, Any], bits: int | None) -> str:
+    if folder.resolve() == EMBEDDED_FOLDER:
+        return EMBEDDED_DESCRIPTION
+    size_mb = sum(f.stat().st_size for f in folder.glob("*.safetensors")) / 1e6
+    weights = f"{bits}-bit quantized weights" if bits else "weights"
+    name = model_id.rpartition("/")[2]
+    return f"{name}: {config['model_type']} language model running on MLX, {size_mb:,.1f} MB of {weights}"

@@ -1,0 +1,43 @@
+"""The engine's end of the socket pair: blocking, shared by its threads."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+
+from service.protocol import FrameSplitter, FromEngine, ToEngine, frame, to_engine_decoder
+
+
+class Channel:
+    """Messages in, by one thread; messages out, by any."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._splitter = FrameSplitter()
+        self._sending = threading.Lock()
+        self._inbound = self._read()
+
+    def messages(self) -> Iterator[ToEngine]:
+        """Return the one stream of messages; it ends when the API process is gone."""
+        return self._inbound
+
+    def send(self, message: FromEngine) -> None:
+        """Send *message*; nothing happens if the other end is gone, since the reader sees that too."""
+        data = frame(message)
+        with self._sending:
+            try:
+                self._connection.sendall(data)
+            except OSError:
+                return
+
+    def _read(self) -> Iterator[ToEngine]:
+        while data := self._receive():
+            for body in self._splitter.feed(data):
+                yield to_engine_decoder.decode(body)
+
+    def _receive(self) -> bytes:
+        try:
+            return self._connection.recv(1 << 16)
+        except OSError:
+            return b""

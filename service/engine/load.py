@@ -1,0 +1,156 @@
+"""A model from its files into memory: found, checked, loaded by mlx-lm."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.nn as nn
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.utils import load as load_model_and_tokenizer
+
+from service.catalog.card import (
+    EMBEDDED_FOLDER,
+    EMBEDDED_ID,
+    UnfitModel,
+    model_id_of,
+    read_card,
+)
+from service.protocol import Load, ModelCard, Sampling
+
+_log = logging.getLogger(__name__)
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_WANTED_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """
+    A model ready to generate.
+
+    Attributes:
+        model: maps token ids, shape (batch, n), and a cache to logits, shape (batch, n, vocabulary).
+        tokenizer: mlx-lm's wrapper around the model's own.
+        card: what its files say.
+        sampling: what its `generation_config.json` says; every field but `seed` is set.
+    """
+
+    model: nn.Module
+    tokenizer: TokenizerWrapper
+    card: ModelCard
+    sampling: Sampling
+
+
+def load(order: Load) -> LoadedModel:
+    """
+    Load what *order* names; it may be downloaded first if it is a hub id that is not cached.
+
+    Raises:
+        UnfitModel: nothing there can be served; the message is fit for `/readyz`.
+    """
+    model_id, folder = locate(order.model_path)
+    card = read_card(folder, model_id, order.context_length, int(time.time()))
+    check_weights(folder)
+    try:
+        model, tokenizer, *_ = load_model_and_tokenizer(str(folder))
+    except Exception as error:
+        _log.exception("%s cannot be loaded", model_id)
+        raise UnfitModel(
+            f"mlx-lm could not load it ({type(error).__name__}); see the log"
+        ) from error
+    return LoadedModel(model, tokenizer, card, _sampling_defaults(folder))
+
+
+def locate(model_path: str | None) -> tuple[str, Path]:
+    """
+    Return the model's id and its folder.
+
+    Raises:
+        UnfitModel: *model_path* is neither a folder nor a hub id that can be had.
+    """
+    if model_path is None:
+        return EMBEDDED_ID, EMBEDDED_FOLDER
+    folder = Path(model_path).expanduser()
+    if folder.is_dir():
+        return model_id_of(folder), folder
+    if not _HUB_ID.fullmatch(model_path):
+        raise UnfitModel("MODEL_PATH names no folder that exists, and is no hub id")
+    return model_path, _from_hub(model_path)
+
+
+def _from_hub(hub_id: str) -> Path:
+    """Return the cached snapshot, downloading it first if there is none; then go offline for good."""
+    import huggingface_hub
+
+    try:
+        found = huggingface_hub.snapshot_download(
+            hub_id, local_files_only=True, allow_patterns=_WANTED_FILES
+        )
+    except Exception:  # the library's own family of "not in the cache" has no common base
+        _log.info("%s is not in the cache; downloading it", hub_id)
+        try:
+            found = huggingface_hub.snapshot_download(hub_id, allow_patterns=_WANTED_FILES)
+        except Exception as error:
+            _log.exception("%s cannot be downloaded", hub_id)
+            reason = f"{hub_id} is no folder here and could not be downloaded"
+            raise UnfitModel(f"{reason} ({type(error).__name__})") from error
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    return Path(found)
+
+
+def check_weights(folder: Path) -> None:
+    """
+    See that every weight file is whole, before MLX maps it.
+
+    Raises:
+        UnfitModel: there is none, or one is truncated or no safetensors file at all.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UnfitModel("it has no .safetensors weights")
+    for file in files:
+        if _claimed_size_bytes(file) != file.stat().st_size:
+            raise UnfitModel(f"{file.name} is damaged or incomplete")
+
+
+def _claimed_size_bytes(file: Path) -> int:
+    """Return the size that a safetensors header claims for its whole file; -1 if it has none."""
+    with file.open("rb") as stream:
+        prefix = stream.read(8)
+        if len(prefix) < 8:
+            return -1
+        (n_header_bytes,) = struct.unpack("<Q", prefix)
+        if n_header_bytes > file.stat().st_size:
+            return -1
+        try:
+            header = json.loads(stream.read(n_header_bytes))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name[:1] != "_"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return -1
+    return 8 + int(n_header_bytes) + max(ends, default=0)
+
+
+def _sampling_defaults(folder: Path) -> Sampling:
+    """Return the model's own advice; without any, the interface's defaults: temperature 1, all tokens."""
+    file = folder / "generation_config.json"
+    advice: dict[str, Any] = {}
+    if file.is_file():
+        try:
+            advice = json.loads(file.read_text("utf-8"))
+        except ValueError:
+            _log.warning("generation_config.json cannot be read and is ignored")
+    if advice.get("do_sample") is False:
+        return Sampling(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
+    return Sampling(
+        temperature=float(advice.get("temperature") or 1.0),
+        top_p=float(advice.get("top_p") or 1.0),
+        top_k=int(advice.get("top_k") or 0),
+        min_p=float(advice.get("min_p") or 0.0),
+    )

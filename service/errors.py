@@ -1,0 +1,173 @@
+"""
+The error tree: what can go wrong, in the words of the domain.
+
+ServiceError
+├── ClientError (4xx, the caller can mend it; `param` names the place)
+│   ├── InvalidRequest            400  invalid_value and finer codes
+│   │   ├── UnsupportedParameter  400  unsupported_parameter
+│   │   └── ContextOverflow       400  context_length_exceeded
+│   ├── Unauthorized              401  invalid_api_key
+│   ├── ModelNotFound             404  model_not_found
+│   ├── RequestTimeout            408  request_timeout
+│   ├── RequestTooLarge           413  request_too_large
+│   ├── UriTooLong                414  uri_too_long
+│   ├── UnsupportedMedia          415  unsupported_media_type
+│   └── QueueFull                 429  queue_full            + Retry-After
+└── ServerError (5xx, ours; the message never tells internals)
+    ├── InternalError             500  internal_error
+    ├── EngineDied                500  engine_died
+    ├── ModelNotReady             503  model_not_ready       + Retry-After
+    ├── QueueTimeout              503  queue_timeout         + Retry-After
+    └── ShuttingDown              503  shutting_down         + Retry-After
+
+Domain code raises these; two places know their wire form: `web/failures.py` (a response) and
+`web/sse.py` (the last event of a stream that had begun).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """
+    A failure with a place in the public interface.
+
+    Attributes:
+        status: HTTP status code of the response, if none has begun.
+        type: OpenAI's coarse class of the error.
+        code: stable word a program can act on.
+        param: the request field at fault, in dotted form such as `messages.0.role`; None if none is.
+        retry_after_s: whole seconds after which a second try makes sense; None: never by itself.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: str = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+        if code is not None:
+            self.code = code
+
+
+class ClientError(ServiceError):
+    """The request is at fault; sending the same again fails the same way, save after a 429."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+
+class InvalidRequest(ClientError):
+    """The body breaks its contract, or asks for what this model cannot do."""
+
+
+class UnsupportedParameter(InvalidRequest):
+    """A documented field that is not implemented and would have changed the answer."""
+
+    code = "unsupported_parameter"
+
+
+class ContextOverflow(InvalidRequest):
+    """The prompt leaves no room for a single token in the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class Unauthorized(ClientError):
+    """A key is configured, and the request carries none or another."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class ModelNotFound(ClientError):
+    """No model is served under that name."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class RequestTimeout(ClientError):
+    """The request's body stopped arriving."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class RequestTooLarge(ClientError):
+    """The request's body is over the limit."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class UriTooLong(ClientError):
+    """Path and query together are over the limit."""
+
+    status = 414
+    code = "uri_too_long"
+
+
+class UnsupportedMedia(ClientError):
+    """A content type or encoding that is not read here."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class QueueFull(ClientError):
+    """Every permit is taken and every place in the queue as well."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+
+
+class ServerError(ServiceError):
+    """Nothing the caller did."""
+
+
+class InternalError(ServerError):
+    """A bug of ours; the log has it under the request's id."""
+
+
+class EngineDied(ServerError):
+    """The engine process ended while it worked on the request."""
+
+    code = "engine_died"
+
+
+class ModelNotReady(ServerError):
+    """The model is starting, loading, or has failed."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "model_not_ready"
+
+
+class QueueTimeout(ServerError):
+    """The request waited QUEUE_TIMEOUT seconds for a permit and was never started."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "queue_timeout"
+
+
+class ShuttingDown(ServerError):
+    """The server is ending; what was generated until now has been sent."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "shutting_down"

@@ -1,0 +1,132 @@
+"""
+The states of a model, in one table.
+
+    STARTING ──> LOADING ──> WARMING ──> READY ──> DRAINING ──> STOPPED
+        ^           │           │          │
+        └── FAILED <┴───────────┴──────────┘
+
+STARTING   the engine process is being started (503)
+LOADING    it runs and reads the weights (503)
+WARMING    the weights are in memory and requests are taken; warm-up is not over (200)
+READY      warm-up is over, done or failed or not asked for (200)
+DRAINING   the server is ending; what runs may finish (503)
+STOPPED    the engine process is gone, as asked (503)
+FAILED     it died or could not load; after a pause it is STARTING again, three times at most (503)
+
+Everything that changes a state lives here and in `supervisor`, which calls it.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+
+from service.errors import ModelNotReady, ServiceError, ShuttingDown
+from service.protocol import ModelCard
+
+_log = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 2
+
+
+class State(enum.Enum):
+    """Where a model stands; the value is its name on the wire."""
+
+    STARTING = "starting"
+    LOADING = "loading"
+    WARMING = "warming"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+_ENDING = {State.DRAINING, State.STOPPED}
+TRANSITIONS: dict[State, set[State]] = {
+    State.STARTING: {State.LOADING, State.FAILED, *_ENDING},
+    State.LOADING: {State.WARMING, State.FAILED, *_ENDING},
+    State.WARMING: {State.READY, State.FAILED, *_ENDING},
+    State.READY: {State.FAILED, *_ENDING},
+    State.FAILED: {State.STARTING, *_ENDING},
+    State.DRAINING: {State.STOPPED},
+    State.STOPPED: set(),
+}
+_HEALTHY = {State.WARMING, State.READY}
+
+
+class Lifecycle:
+    """
+    One model's state and what is known of it there.
+
+    Attributes:
+        state: where it stands.
+        reason: why it is not ready, for `/readyz`; None if it is.
+        card: what the model says of itself; None until its weights have been loaded once.
+        warmup_enabled: a warm-up was asked for.
+        warmup_completed: a real pass has run, in this engine process.
+    """
+
+    def __init__(self, *, warmup_enabled: bool) -> None:
+        self.state = State.STARTING
+        self.reason: str | None = "the engine process is being started"
+        self.card: ModelCard | None = None
+        self.warmup_enabled = warmup_enabled
+        self.warmup_completed = False
+
+    @property
+    def healthy_card(self) -> ModelCard | None:
+        """The card if requests are taken now, else None."""
+        return self.card if self.state in _HEALTHY else None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is healthy and the warm-up, if asked for, has run."""
+        return self.state is State.READY and self.warmup_completed is self.warmup_enabled
+
+    def loading(self) -> None:
+        """Note that the engine process runs and was told what to load."""
+        self._move(State.LOADING, "the model is being loaded")
+
+    def warming(self, card: ModelCard) -> None:
+        """Note that the weights are in memory."""
+        self.card = card
+        self._move(State.WARMING, "warm-up is running")
+
+    def warmed(self, error: str | None) -> None:
+        """Note that warm-up is over; *error* says why it failed, if it did."""
+        self.warmup_completed = self.warmup_enabled and error is None
+        self._move(State.READY, None if error is None else f"warm-up failed: {error}")
+
+    def failed(self, reason: str) -> None:
+        """Note that there is no engine any more, and why."""
+        self.warmup_completed = False
+        self._move(State.FAILED, reason)
+
+    def starting_again(self) -> None:
+        """Note that a new engine process is being started."""
+        self._move(
+            State.STARTING, f"the engine process is being started again; before: {self.reason}"
+        )
+
+    def draining(self) -> None:
+        """Note that the server is ending."""
+        if self.state not in _ENDING:
+            self._move(State.DRAINING, "the server is ending")
+
+    def stopped(self) -> None:
+        """Note that the engine process is gone, as asked."""
+        self._move(State.STOPPED, "the server has ended")
+
+    def refusal(self) -> ServiceError:
+        """Return the error for a request that came while the model takes none."""
+        if self.state in _ENDING:
+            return ShuttingDown("The server is shutting down.", retry_after_s=RETRY_AFTER_S)
+        return ModelNotReady(
+            f"The model is not ready ({self.state.value}); /readyz says why.",
+            retry_after_s=RETRY_AFTER_S,
+        )
+
+    def _move(self, to: State, reason: str | None) -> None:
+        assert to in TRANSITIONS[self.state], f"{self.state} -> {to}"
+        _log.debug("model %s -> %s", self.state.value, to.value)
+        self.state, self.reason = to, reason

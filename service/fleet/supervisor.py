@@ -1,0 +1,316 @@
+"""
+One engine process: started, watched, restarted, ended.
+
+Death is seen at once, both ways: the engine's as the end of file on our end of the socket pair, ours as
+the end of file on its end. A death costs the requests in flight and nothing else; the next life begins
+after a short pause. After `MAX_QUICK_DEATHS` in a row the model stays FAILED.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from service.errors import EngineDied, InternalError, InvalidRequest, ServiceError, ShuttingDown
+from service.fleet.lifecycle import RETRY_AFTER_S, Lifecycle, State
+from service.fleet.ticket import Ticket
+from service.protocol import (
+    Accepted,
+    Cancel,
+    Delta,
+    Failed,
+    FrameSplitter,
+    FromEngine,
+    Job,
+    Load,
+    Loaded,
+    LoadFailed,
+    Rejected,
+    Step,
+    Submit,
+    ToEngine,
+    WarmedUp,
+    frame,
+    from_engine_decoder,
+)
+from service.telemetry import Metrics
+
+_log = logging.getLogger(__name__)
+
+ROOT = str(Path(__file__).resolve().parents[2])
+ENGINE_COMMAND = (sys.executable, "-m", "service.engine")
+MAX_QUICK_DEATHS = 3
+QUICK_DEATH_S = 10.0
+PAUSES_S = (0.1, 1.0, 4.0)
+STALL_S = 120.0
+EXIT_S = 1.0
+
+
+class Supervisor:
+    """
+    Keeps one engine process alive and carries messages to and from it.
+
+    Args:
+        load: what each life is told to load.
+        lifecycle: the model's state, moved as the engine's messages come.
+        metrics: where deaths and tokens are counted.
+        command: argv of the engine; the number of its socket is appended.
+        stall_s: seconds without a word, while there is work, after which it is killed.
+        pauses_s: waits before the second, third and later lives after quick deaths.
+    """
+
+    def __init__(
+        self,
+        load: Load,
+        lifecycle: Lifecycle,
+        metrics: Metrics,
+        *,
+        command: Sequence[str] = ENGINE_COMMAND,
+        stall_s: float = STALL_S,
+        pauses_s: Sequence[float] = PAUSES_S,
+    ) -> None:
+        self.lifecycle = lifecycle
+        self._load = load
+        self._metrics = metrics
+        self._command = tuple(command)
+        self._stall_s = stall_s
+        self._pauses_s = pauses_s
+        self._numbers = itertools.count(1)
+        self._tickets: dict[int, Ticket] = {}
+        self._link: _Link | None = None
+        self._is_idle = asyncio.Event()
+        self._load_failure: str | None = None
+        self._keeper: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin the first life; returns at once. Needs a running event loop."""
+        self._keeper = asyncio.create_task(self._keep_alive(), name="supervisor")
+
+    def submit(self, job: Job) -> Ticket:
+        """
+        Send *job* to the engine; returns at once.
+
+        Raises:
+            ModelNotReady: there is no engine that takes requests.
+            ShuttingDown: the server is ending.
+        """
+        if self._link is None or self.lifecycle.healthy_card is None:
+            raise self.lifecycle.refusal()
+        ticket = Ticket(next(self._numbers), self._close_ticket)
+        self._tickets[ticket.number] = ticket
+        self._link.send(Submit(ticket.number, job))
+        return ticket
+
+    async def drain(self, deadline_s: float) -> None:
+        """Take no more requests; let the running ones finish for *deadline_s* seconds, then fail them."""
+        self.lifecycle.draining()
+        if self._tickets:
+            self._is_idle.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(deadline_s):
+                    await self._is_idle.wait()
+        self._fail_tickets(
+            ShuttingDown("The server is shutting down.", retry_after_s=RETRY_AFTER_S)
+        )
+
+    async def stop(self) -> None:
+        """End the engine process and wait until it is gone, about a second at most."""
+        await self.drain(0)
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait({self._keeper})
+        self.lifecycle.stopped()
+
+    async def _keep_alive(self) -> None:
+        n_quick_deaths = 0
+        while True:
+            born_s = time.monotonic()
+            reason = await self._live()
+            self._metrics.engine_deaths.inc()
+            _log.error("The engine ended: %s", reason)
+            self._fail_tickets(
+                EngineDied("The engine process ended while it worked on the request.")
+            )
+            if self.lifecycle.state is State.DRAINING:
+                return
+            self.lifecycle.failed(reason)
+            is_quick = time.monotonic() - born_s < QUICK_DEATH_S
+            n_quick_deaths = n_quick_deaths + 1 if is_quick else 0
+            if n_quick_deaths >= MAX_QUICK_DEATHS:
+                _log.error("The engine ended %d times in a row; it stays down.", n_quick_deaths)
+                return
+            await asyncio.sleep(self._pauses_s[min(n_quick_deaths, len(self._pauses_s) - 1)])
+            self.lifecycle.starting_again()
+
+    async def _live(self) -> str:
+        """Run one engine process to its end; return why it ended."""
+        self._load_failure = None
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                process = await self._spawn(theirs)
+        except OSError as error:
+            ours.close()
+            return f"its process could not be started: {error.strerror}"
+        try:
+            stall = await self._converse(ours)
+        finally:
+            code = await _end(process)
+        return self._load_failure or stall or _describe_exit(code)
+
+    async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
+        # A session of its own: a Ctrl-C in the terminal is for us to pass on, by closing the socket.
+        path = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
+        return await asyncio.create_subprocess_exec(
+            *self._command,
+            str(theirs.fileno()),
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+
+    async def _converse(self, ours: socket.socket) -> str | None:
+        """Carry messages until the engine's end closes; return a reason of our own if it hung."""
+        loop = asyncio.get_running_loop()
+        _, link = await loop.create_connection(lambda: _Link(self._on_message), sock=ours)
+        self._link = link
+        try:
+            link.send(self._load)
+            if self.lifecycle.state is State.STARTING:
+                self.lifecycle.loading()
+            return await self._watch(link)
+        finally:
+            self._link = None
+            link.close()
+
+    async def _watch(self, link: _Link) -> str | None:
+        """Wait for the link's end; return a reason of our own if the engine hung instead."""
+        while True:
+            await asyncio.wait({link.closed}, timeout=min(1.0, self._stall_s / 4))
+            if link.closed.done():
+                return None
+            is_at_work = bool(self._tickets) or self.lifecycle.state is State.WARMING
+            if not is_at_work:
+                link.heard_s = time.monotonic()
+            elif time.monotonic() - link.heard_s > self._stall_s:
+                return f"it made no progress for {self._stall_s:g} s and was killed"
+
+    def _on_message(self, message: FromEngine) -> None:
+        match message:
+            case Step(deltas):
+                for delta in deltas:
+                    self._deliver(delta)
+            case Accepted(number, n_prompt_tokens):
+                self._metrics.prompt_tokens.inc(n_prompt_tokens)
+                if ticket := self._tickets.get(number):
+                    ticket.put(message)
+            case Rejected(number, text, param, code):
+                self._fail_ticket(number, InvalidRequest(text, param=param, code=code))
+            case Failed(number):
+                self._fail_ticket(number, InternalError("The engine failed on this request."))
+            case Loaded(card):
+                if self.lifecycle.state is State.LOADING:
+                    self.lifecycle.warming(card)
+            case WarmedUp(error):
+                if self.lifecycle.state is State.WARMING:
+                    self.lifecycle.warmed(error)
+            case LoadFailed(reason):
+                self._load_failure = reason
+
+    def _deliver(self, delta: Delta) -> None:
+        if ticket := self._tickets.get(delta.ticket):
+            ticket.put(delta)
+        if delta.finish_reason is not None:
+            self._metrics.completion_tokens.inc(delta.n_completion_tokens)
+            self._forget(delta.ticket)
+
+    def _close_ticket(self, number: int) -> None:
+        if self._forget(number) is not None and self._link is not None:
+            self._link.send(Cancel(number))
+
+    def _forget(self, number: int) -> Ticket | None:
+        ticket = self._tickets.pop(number, None)
+        if not self._tickets:
+            self._is_idle.set()
+        return ticket
+
+    def _fail_ticket(self, number: int, error: ServiceError) -> None:
+        if ticket := self._forget(number):
+            ticket.put(error)
+
+    def _fail_tickets(self, error: ServiceError) -> None:
+        for number in list(self._tickets):
+            self._fail_ticket(number, error)
+
+
+class _Link(asyncio.Protocol):
+    """
+    Our end of the socket pair.
+
+    Attributes:
+        closed: done when the engine's end is gone.
+        heard_s: monotonic seconds of its last word.
+    """
+
+    def __init__(self, on_message: Callable[[FromEngine], None]) -> None:
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.heard_s = time.monotonic()
+        self._on_message = on_message
+        self._splitter = FrameSplitter()
+        self._transport: asyncio.WriteTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.WriteTransport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_s = time.monotonic()
+        try:
+            for body in self._splitter.feed(data):
+                self._on_message(from_engine_decoder.decode(body))
+        except (ValueError, msgspec.ValidationError):
+            _log.exception("The engine sent what is no message; its link is closed.")
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def send(self, message: ToEngine) -> None:
+        """Send *message*; to a dead engine it is dropped, since its end is about to be seen."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(frame(message))
+
+    def close(self) -> None:
+        """Close our end; the engine takes that as its order to exit."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+async def _end(process: asyncio.subprocess.Process) -> int:
+    """Wait a moment for *process* to exit by itself, then kill it; return its exit status."""
+    waiting = asyncio.ensure_future(process.wait())
+    await asyncio.wait({waiting}, timeout=EXIT_S)
+    if not waiting.done():
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    return await waiting
+
+
+def _describe_exit(code: int) -> str:
+    if code < 0:
+        return f"its process was ended by {signal.Signals(-code).name}"
+    return f"its process exited with status {code}"

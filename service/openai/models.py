@@ -1,0 +1,41 @@
+"""`GET /v1/models`: cards into the entries that clients discover."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from service.protocol import ModelCard
+
+OWNER = "local-mlx"
+TIER = "3A"
+
+
+def entry(card: ModelCard) -> dict[str, Any]:
+    """Return the bare object for one model."""
+    return {
+        "id": card.id,
+        "object": "model",
+        "created": card.created,
+        "owned_by": OWNER,
+        "description": card.description,
+        "context_length": card.context_length,
+        "family": card.family,
+        "tags": _tags(card),
+        "tier": TIER,
+    }
+
+
+def listing(cards: Sequence[ModelCard]) -> dict[str, Any]:
+    """Return the list envelope around the entries of *cards*."""
+    return {"object": "list", "data": [entry(card) for card in cards]}
+
+
+def _tags(card: ModelCard) -> list[str]:
+    """Return what a client can count on here; what the model alone could do is in its description."""
+    tags = {
+        "local": True,
+        "chat": card.has_chat_template,
+        "quantized": card.quantization_bits is not None,
+    }
+    return [tag for tag, holds in tags.items() if holds]

@@ -1,0 +1,253 @@
+"""
+What the API process and an engine process say to each other, and how it is framed.
+
+One socket pair joins the two. Each message is a msgpack array, tagged by its type, behind its length
+as four big-endian bytes. Nobody else ever speaks on that socket, so a frame that does not decode is a
+bug and ends the connection.
+
+    API process                          engine process
+        Load          ───────────────>
+                      <───────────────   Loaded | LoadFailed
+                      <───────────────   WarmedUp
+        Submit        ───────────────>
+                      <───────────────   Accepted | Rejected
+                      <───────────────   Step (deltas of many tickets at once) | Failed
+        Cancel        ───────────────>   (nothing more comes for that ticket)
+
+Either side's death is the end of file on the other's socket.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+MAX_FRAME_BYTES = 256 * 1024 * 1024
+
+FinishReason = Literal["stop", "length"]
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A message; its class is its tag."""
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """A piece of a message; it stands nowhere alone."""
+
+
+class ToolCall(Part, frozen=True):
+    """A call that an assistant turn made; `arguments` is a JSON object as text, known to be valid."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Turn(Part, frozen=True):
+    """One message of a chat. `role` is system, user, assistant or tool."""
+
+    role: str
+    content: str | None = None
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+class Sampling(Part, frozen=True):
+    """
+    How the next token is chosen. None: as the model's own `generation_config.json` says.
+
+    Attributes:
+        temperature: 0 takes the likeliest token; above, logits are divided by it.
+        top_p: smallest set of tokens whose probabilities reach this sum, 0 < top_p <= 1.
+        top_k: only so many likeliest tokens; 0: all.
+        min_p: only tokens at least this likely, relative to the likeliest.
+        seed: the same seed gives the same answer, whatever else is in the batch.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+
+
+class Job(Part, frozen=True):
+    """
+    One generation asked for.
+
+    Attributes:
+        turns: the chat so far, at least one turn.
+        max_tokens: most tokens to generate; None: what the context has room for.
+        stop: texts that end the answer and are not part of it.
+        ignore_eos: go on past the model's own end of turn, as load generators ask for.
+    """
+
+    turns: tuple[Turn, ...]
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+class ModelCard(Part, frozen=True):
+    """
+    What a model says of itself, read from its own files.
+
+    Attributes:
+        id: name under which it is served, such as `mlx-community/gemma-3-4b-it-4bit`.
+        family: architecture family, such as `gemma`.
+        description: one readable sentence.
+        context_length: longest prompt and answer together, in tokens.
+        created: unix seconds at which it was loaded.
+        quantization_bits: bits of a quantized weight; None: not quantized.
+        has_chat_template: it can be asked in turns.
+        knows_tools: its chat template takes tools.
+        knows_thinking: its chat template keeps reasoning apart.
+    """
+
+    id: str
+    family: str
+    description: str
+    context_length: int
+    created: int
+    quantization_bits: int | None = None
+    has_chat_template: bool = True
+    knows_tools: bool = False
+    knows_thinking: bool = False
+
+
+class Load(Message, frozen=True):
+    """
+    Load this model; the first message an engine gets, and the only one of its kind.
+
+    Attributes:
+        model_path: folder or hub id; None: the model built in.
+        context_length: cap in tokens; None: the model's own.
+        max_concurrency: most requests that generate at once.
+        warmup: run a real prefill and decode steps before `WarmedUp`.
+        log_level: the least severe lines that the engine logs.
+    """
+
+    model_path: str | None
+    context_length: int | None
+    max_concurrency: int
+    warmup: bool
+    log_level: str
+
+
+class Submit(Message, frozen=True):
+    """Generate *job*; every answer carries *ticket*, a number never used twice."""
+
+    ticket: int
+    job: Job
+
+
+class Cancel(Message, frozen=True):
+    """Forget this ticket at the next step, wherever it stands."""
+
+    ticket: int
+
+
+class Loaded(Message, frozen=True):
+    """The weights are in memory; warm-up comes next."""
+
+    card: ModelCard
+
+
+class LoadFailed(Message, frozen=True):
+    """The model cannot be served; the engine ends after this. `reason` is for the operator."""
+
+    reason: str
+
+
+class WarmedUp(Message, frozen=True):
+    """Warm-up is over, or was not asked for; `error` says why it failed, if it did."""
+
+    error: str | None = None
+
+
+class Accepted(Message, frozen=True):
+    """The job is sound and will run; its prompt has so many tokens."""
+
+    ticket: int
+    n_prompt_tokens: int
+
+
+class Rejected(Message, frozen=True):
+    """The job cannot run, by the caller's fault; nothing of it reached the model."""
+
+    ticket: int
+    message: str
+    param: str | None
+    code: str
+
+
+class Failed(Message, frozen=True):
+    """The job broke while it ran, by our fault."""
+
+    ticket: int
+
+
+class Delta(Part, frozen=True):
+    """
+    What one step added to one ticket.
+
+    Attributes:
+        text: new text, often one token's, may be empty while a character or a stop text is incomplete.
+        n_completion_tokens: tokens generated so far, the end-of-turn token not counted.
+        finish_reason: set on the ticket's last delta.
+    """
+
+    ticket: int
+    text: str
+    n_completion_tokens: int
+    finish_reason: FinishReason | None = None
+
+
+class Step(Message, frozen=True):
+    """The deltas of one batch step; empty after a step that only read prompts: a sign of life."""
+
+    deltas: tuple[Delta, ...]
+
+
+ToEngine = Load | Submit | Cancel
+FromEngine = Loaded | LoadFailed | WarmedUp | Accepted | Rejected | Failed | Step
+
+_encoder = msgspec.msgpack.Encoder()
+to_engine_decoder = msgspec.msgpack.Decoder(ToEngine)
+from_engine_decoder = msgspec.msgpack.Decoder(FromEngine)
+
+
+def frame(message: ToEngine | FromEngine) -> bytes:
+    """Return *message* as bytes on the wire, its length ahead of it."""
+    body = _encoder.encode(message)
+    return struct.pack(">I", len(body)) + body
+
+
+class FrameSplitter:
+    """Cuts a byte stream back into frames, however the socket chopped it."""
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """
+        Take *data* and yield each frame's body that is now complete.
+
+        Raises:
+            ValueError: a frame claims to be over MAX_FRAME_BYTES; the stream is not ours.
+        """
+        self._pending += data
+        while len(self._pending) >= 4:
+            (n_bytes,) = struct.unpack_from(">I", self._pending)
+            if n_bytes > MAX_FRAME_BYTES:
+                raise ValueError(f"frame of {n_bytes} bytes")
+            if len(self._pending) < 4 + n_bytes:
+                return
+            body = bytes(self._pending[4 : 4 + n_bytes])
+            del self._pending[: 4 + n_bytes]
+            yield body

@@ -1,0 +1,177 @@
+"""
+Every option once.
+
+The fields of `Settings` are the one table that the environment, the flags, `--help` and the README's
+table are made from. A flag beats the environment, the environment beats the default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+MODEL_TYPES = ("lm", "multimodal", "embeddings", "whisper")
+BUILT_MODEL_TYPES = ("lm",)
+BOOT_FAILURE_STATUS = 3
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+class Whole(click.IntRange):
+    """A whole number whose refusal always names the range, also for what is no number at all."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number; fails with the value and the range."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is not in the range {self._describe_range()}.", param, ctx)
+
+
+class Seconds(click.FloatRange):
+    """A span of time whose refusal always names the range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the seconds; fails with the value and the range."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is not in the range {self._describe_range()}.", param, ctx)
+
+
+class ModelType(click.Choice[str]):
+    """A choice that also refuses, in words of its own, what is known but not built yet."""
+
+    def __init__(self) -> None:
+        super().__init__(MODEL_TYPES)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the type; fails with the types that are built if it is not one of them."""
+        chosen = super().convert(value, param, ctx)
+        if chosen not in BUILT_MODEL_TYPES:
+            built = ", ".join(BUILT_MODEL_TYPES)
+            self.fail(f"{chosen!r} is not built yet; this version serves: {built}.", param, ctx)
+        return chosen
+
+
+def _option(env: str, flag: str, kind: click.ParamType[Any], default: Any, help_: str) -> Any:
+    """Return the dataclass field for one option; *kind* carries type and range."""
+    metadata = {"env": env, "flag": flag, "kind": kind, "help": help_}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """What the server was told at its start; times in seconds, lengths in tokens."""
+
+    model_path: str | None = _option(
+        "MODEL_PATH", "--model-path", click.STRING, None,
+        "Folder or hub id of an MLX model. None: the small model built in.",
+    )  # fmt: skip
+    model_type: str = _option(
+        "MODEL_TYPE", "--model-type", ModelType(), "lm",
+        "What kind of model it is. Only lm is built yet.",
+    )  # fmt: skip
+    context_length: int | None = _option(
+        "CONTEXT_LENGTH", "--context-length", Whole(min=16), None,
+        "Longest prompt and answer together, in tokens. None: what the model was made for.",
+    )  # fmt: skip
+    mlx_warmup: bool = _option(
+        "MLX_WARMUP", "--mlx-warmup", click.BOOL, True,
+        "Run a prefill and decode steps before the model counts as warmed up.",
+    )  # fmt: skip
+    host: str = _option(
+        "SERVER_HOST", "--host", click.STRING, "127.0.0.1",
+        "Address to listen on, read by python -m service.",
+    )  # fmt: skip
+    port: int = _option(
+        "SERVER_PORT", "--port", Whole(0, 65535), 8000,
+        "Port to listen on, read by python -m service.",
+    )  # fmt: skip
+    max_concurrency: int = _option(
+        "MAX_CONCURRENCY", "--max-concurrency", Whole(1, 1024), 8,
+        "How many requests generate at once.",
+    )  # fmt: skip
+    queue_timeout_s: float = _option(
+        "QUEUE_TIMEOUT", "--queue-timeout", Seconds(0, 86400, min_open=True), 300.0,
+        "Longest wait in the queue, in seconds; then 503.",
+    )  # fmt: skip
+    queue_size: int = _option(
+        "QUEUE_SIZE", "--queue-size", Whole(0, 100_000), 100,
+        "How many requests may wait; the next is refused with 429.",
+    )  # fmt: skip
+    log_level: str = _option(
+        "LOG_LEVEL", "--log-level", click.Choice(LOG_LEVELS, case_sensitive=False), "INFO",
+        "The least severe lines that are logged.",
+    )  # fmt: skip
+    api_key: str | None = _option(
+        "API_KEY", "--api-key", click.STRING, None,
+        "When set, every route but the probes wants it as a bearer token.",
+    )  # fmt: skip
+
+    def is_loopback(self) -> bool:
+        """Tell whether `host` can be reached from this machine alone."""
+        return self.host in {"localhost", "::1"} or self.host.startswith("127.")
+
+
+OPTIONS = dataclasses.fields(Settings)
+
+
+def command(run: Callable[[Settings], None]) -> click.Command:
+    """Return the command line over all options; it ends by calling *run* with the settings."""
+
+    def invoke(**values: Any) -> None:
+        run(Settings(**values))
+
+    params: list[click.Parameter] = [
+        click.Option(
+            [option.metadata["flag"], option.name],
+            type=option.metadata["kind"],
+            default=option.default,
+            envvar=option.metadata["env"],
+            show_envvar=True,
+            show_default=option.default is not None,
+            help=option.metadata["help"],
+        )
+        for option in OPTIONS
+    ]
+    return click.Command(
+        "service",
+        params=params,
+        callback=invoke,
+        help="Serve a local MLX language model through an OpenAI-compatible interface.",
+        epilog="A flag beats the environment, the environment beats the default.",
+    )
+
+
+def from_arguments(arguments: Sequence[str]) -> Settings:
+    """
+    Read *arguments*, then the environment, then the defaults.
+
+    Raises:
+        SystemExit: a value is bad; its name, the value and what is allowed were printed.
+    """
+    found: list[Settings] = []
+    try:
+        command(found.append).main(list(arguments), prog_name="service", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
+    if not found:  # --help was asked for and printed
+        raise SystemExit(0)
+    return found[0]
+
+
+def from_environment() -> Settings:
+    """
+    Read the environment alone, as uvicorn and gunicorn start the app.
+
+    Raises:
+        SystemExit: a value is bad; the status is the one at which both give up instead of retrying.
+    """
+    try:
+        return from_arguments(())
+    except SystemExit:
+        raise SystemExit(BOOT_FAILURE_STATUS) from None

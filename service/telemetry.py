@@ -1,0 +1,79 @@
+"""
+What an operator sees: log lines, each with its request's id, and metrics for Prometheus.
+
+A line reads `YYYY-MM-DD HH:MM:SS | LEVEL | message [request_id=ID]`; the id is there for every line
+written while a request is being served, whoever writes it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextvars import ContextVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+
+class LineFormatter(logging.Formatter):
+    """The one log format, with the request's id at the end of the message."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s | %(levelname)s | %(message)s", "%Y-%m-%d %H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the library's name)
+        """Return the line, before any traceback is put below it."""
+        line = super().formatMessage(record)
+        current = request_id.get()
+        return line if current is None else f"{line} [request_id={current}]"
+
+
+def configure_logging(level: str) -> None:
+    """Send the lines of `service` to standard error from *level* up; idempotent."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter())
+    logger = logging.getLogger("service")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+    # Our own start and completion lines say more, and always come in pairs.
+    logging.getLogger("uvicorn.access").disabled = True
+
+
+class Metrics:
+    """The counters of one app; names carry their units."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "tier3a_requests", "Requests by how they ended.",
+            ["method", "status"], registry=self.registry,
+        )  # fmt: skip
+        self.in_flight = Gauge(
+            "tier3a_requests_in_flight", "Requests begun and not yet ended.", registry=self.registry
+        )
+        self.duration_s = Histogram(
+            "tier3a_request_duration_seconds", "From the first byte read to the last one sent.",
+            ["method"], registry=self.registry,
+            buckets=(0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+        )  # fmt: skip
+        self.prompt_tokens = Counter(
+            "tier3a_prompt_tokens", "Tokens of accepted prompts.", registry=self.registry
+        )
+        self.completion_tokens = Counter(
+            "tier3a_completion_tokens", "Tokens generated.", registry=self.registry
+        )
+        self.permits_in_use = Gauge(
+            "tier3a_permits_in_use", "Requests that may generate now.", registry=self.registry
+        )
+        self.queue_length = Gauge(
+            "tier3a_queue_length", "Requests that wait for a permit.", registry=self.registry
+        )
+        self.engine_deaths = Counter(
+            "tier3a_engine_deaths", "Engine processes that ended unasked.", registry=self.registry
+        )
+
+    def exposition(self) -> bytes:
+        """Return all of it in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,244 @@
+"""
+The outermost layer: every request passes here on its way in, and once more on its way out.
+
+Here a request gets its id and its clock, its two log lines and its two headers, whatever becomes of it.
+Its body is read before anything else runs; from then on `receive()` has but one thing to tell: that the
+client is gone. Then what works on the request is cancelled, streaming or not, before the first token or
+after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from contextlib import ExitStack
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from service.errors import (
+    InternalError,
+    RequestTimeout,
+    RequestTooLarge,
+    ServiceError,
+    ShuttingDown,
+)
+from service.openai.errors import envelope
+from service.telemetry import Metrics, request_id
+
+_log = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+App = Callable[[Any, Any, Any], Coroutine[Any, Any, None]]  # frameworks differ in their own aliases
+
+MAX_BODY_BYTES = 16 * 1024 * 1024
+BODY_STALL_S = 30.0
+MAX_LOGGED_PATH = 256
+CLIENT_GONE = 499  # nginx's word for it; seen in the log and the metrics only
+
+_FIT_ID = re.compile(r"[\x20-\x7e]{1,128}")
+_KNOWN_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its request was answered."""
+
+
+class Exchange:
+    """
+    One request and what is sent back for it.
+
+    Attributes:
+        id: the request's id, given or made.
+        leaving: what is undone when the request leaves, by whatever way.
+        status: status code sent; None until then.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.id = _request_id(scope)
+        self.leaving = ExitStack()
+        self.status: int | None = None
+        self._receive = receive
+        self._send = send
+        self._began_s = time.perf_counter()
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds since the request came in."""
+        return time.perf_counter() - self._began_s
+
+    async def body(self) -> bytes:
+        """
+        Read the whole body.
+
+        Raises:
+            RequestTooLarge: it is over MAX_BODY_BYTES; the rest is not read.
+            RequestTimeout: nothing came for BODY_STALL_S seconds.
+            ClientGone: the connection closed.
+        """
+        declared = dict(self.scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+            raise _too_large()
+        body = bytearray()
+        while True:
+            try:
+                async with asyncio.timeout(BODY_STALL_S):
+                    event = await self._receive()
+            except TimeoutError:
+                raise RequestTimeout("The request's body stopped arriving.") from None
+            if event["type"] == "http.disconnect":
+                raise ClientGone
+            body += event.get("body", b"")
+            if len(body) > MAX_BODY_BYTES:
+                raise _too_large()
+            if not event.get("more_body", False):
+                return bytes(body)
+
+    async def gone(self) -> None:
+        """Return when the client has closed the connection; only after `body`."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def send(self, event: Event) -> None:
+        """Send *event*; the head of the response gets the id and the time until now."""
+        if event["type"] == "http.response.start":
+            self.status = event["status"]
+            ours = [
+                (b"x-request-id", self.id.encode("ascii")),
+                (b"x-process-time", f"{self.duration_s:.6f}".encode("ascii")),
+            ]
+            names = {name for name, _ in ours}
+            event["headers"] = [
+                h for h in event.get("headers", ()) if h[0].lower() not in names
+            ] + ours
+        await self._send(event)
+
+    async def fail(self, error: ServiceError) -> None:
+        """Answer with *error*, if nothing has been answered yet."""
+        if self.status is not None:
+            return
+        body = msgspec.json.encode(envelope(error))
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode("ascii")),
+        ]
+        if error.retry_after_s is not None:
+            headers.append((b"retry-after", str(error.retry_after_s).encode("ascii")))
+        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+
+
+class Edge:
+    """The ASGI application that servers are given; *app* is what it wraps."""
+
+    def __init__(self, app: App, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = Exchange(scope, receive, send)
+        scope["exchange"] = exchange
+        path = quote(scope["path"])[:MAX_LOGGED_PATH]
+        method = scope["method"] if scope["method"] in _KNOWN_METHODS else "OTHER"
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        token = request_id.set(exchange.id)
+        _log.info("Request started: %s %s", method, path)
+        self._metrics.in_flight.inc()
+        try:
+            with exchange.leaving:
+                await self._serve(exchange)
+        finally:
+            status, duration_s = exchange.status or CLIENT_GONE, exchange.duration_s
+            _log.info(
+                "Request completed: %s %s status=%d duration=%.3fs",
+                method,
+                path,
+                status,
+                duration_s,
+            )
+            self._metrics.in_flight.dec()
+            self._metrics.requests.labels(method, status).inc()
+            self._metrics.duration_s.labels(method).observe(duration_s)
+            request_id.reset(token)
+            self._tasks.discard(task)
+
+    def abort(self) -> None:
+        """Cut what still runs; the server is ending and its patience is over."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _serve(self, exchange: Exchange) -> None:
+        try:
+            body = await exchange.body()
+            await self._run(exchange, body)
+        except ClientGone:
+            exchange.status = CLIENT_GONE
+        except ServiceError as error:
+            await exchange.fail(error)
+        except asyncio.CancelledError:
+            await exchange.fail(ShuttingDown("The server is shutting down.", retry_after_s=1))
+        except Exception:
+            _log.exception("A request broke")
+            await exchange.fail(InternalError("The server failed on this request."))
+
+    async def _run(self, exchange: Exchange, body: bytes) -> None:
+        """
+        Run the app on a request that is read whole, until it is done or its client is gone.
+
+        Raises:
+            ClientGone: the client closed the connection first; the app was cancelled.
+        """
+        app = asyncio.create_task(self._app(exchange.scope, _once(body), exchange.send))
+        gone = asyncio.create_task(exchange.gone())
+        try:
+            await asyncio.wait({app, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not app.done():
+                raise ClientGone
+            app.result()
+        finally:
+            app.cancel()
+            gone.cancel()
+            await asyncio.wait({app, gone})
+
+
+def _request_id(scope: Scope) -> str:
+    """Return the id that the request came with if it is fit to be logged and sent, else a new one."""
+    given = [value for name, value in scope["headers"] if name.lower() == b"x-request-id"]
+    if len(given) == 1:
+        text = given[0].decode("latin-1")
+        if _FIT_ID.fullmatch(text):
+            return str(text)
+    return str(uuid.uuid4())
+
+
+def _too_large() -> RequestTooLarge:
+    return RequestTooLarge(f"The request's body is over {MAX_BODY_BYTES} bytes.")
+
+
+def _once(body: bytes) -> Receive:
+    """Return a `receive` that gives *body* once and then stays silent; disconnects are watched elsewhere."""
+    events = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Event:
+        if events:
+            return events.pop()
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    return receive

@@ -1,0 +1,54 @@
+"""Errors into responses: one envelope for all of them, whatever the client says it accepts."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import falcon
+import msgspec
+from falcon.asgi import App, Request, Response
+
+from service.errors import InternalError, ServiceError
+from service.openai.errors import envelope
+
+_log = logging.getLogger(__name__)
+
+
+def install(app: App[Request, Response]) -> None:
+    """Make *app* answer every failure with the envelope."""
+    app.add_error_handler(Exception, _on_bug)
+    app.add_error_handler(falcon.HTTPError, _on_http_error)
+    app.add_error_handler(ServiceError, _on_service_error)
+
+
+class _FrameworkError(ServiceError):
+    """What the framework refuses by itself: an unknown route, a method that a route does not have."""
+
+    type = "invalid_request_error"
+
+    def __init__(self, error: falcon.HTTPError) -> None:
+        title = falcon.code_to_http_status(error.status_code).partition(" ")[2]
+        super().__init__(f"{title}.", code=title.lower().replace(" ", "_"))
+        self.status = error.status_code  # type: ignore[misc]  # one class for all of the framework's
+
+
+async def _on_service_error(req: Request, resp: Response, error: ServiceError, params: Any) -> None:  # noqa: ARG001
+    resp.status = error.status
+    resp.data = msgspec.json.encode(envelope(error))
+    resp.content_type = falcon.MEDIA_JSON
+    if error.retry_after_s is not None:
+        resp.set_header("Retry-After", str(error.retry_after_s))
+
+
+async def _on_http_error(
+    req: Request, resp: Response, error: falcon.HTTPError, params: Any
+) -> None:
+    await _on_service_error(req, resp, _FrameworkError(error), params)
+    if error.headers:
+        resp.set_headers(error.headers)
+
+
+async def _on_bug(req: Request, resp: Response, error: Exception, params: Any) -> None:
+    _log.error("A request broke", exc_info=error)
+    await _on_service_error(req, resp, InternalError("The server failed on this request."), params)

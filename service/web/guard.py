@@ -1,0 +1,55 @@
+"""What a request must bring before any route sees it: a key where one is set, a type that is read here."""
+
+from __future__ import annotations
+
+import hmac
+
+from falcon.asgi import Request, Response
+
+from service.errors import Unauthorized, UnsupportedMedia, UriTooLong
+
+PROBES = frozenset({"/health", "/livez", "/readyz"})
+MAX_URI_BYTES = 8192
+_JSON = "application/json"
+_CURLS_DEFAULT = "application/x-www-form-urlencoded"
+
+
+class Guard:
+    """Falcon middleware; it refuses by raising."""
+
+    def __init__(self, api_key: str | None) -> None:
+        self._expected = None if api_key is None else f"Bearer {api_key}".encode()
+
+    async def process_request(self, req: Request, resp: Response) -> None:  # noqa: ARG002
+        """
+        Let *req* pass or raise.
+
+        Raises:
+            UriTooLong: path and query are over MAX_URI_BYTES.
+            Unauthorized: a key is set and this is not it; probes need none.
+            UnsupportedMedia: the body is of a type or an encoding that is not read here.
+        """
+        if len(req.scope.get("raw_path") or b"") + len(req.scope["query_string"]) > MAX_URI_BYTES:
+            raise UriTooLong(f"The URI is over {MAX_URI_BYTES} bytes.")
+        if self._expected is not None and req.path not in PROBES:
+            self._check_key(req)
+        if req.method in {"POST", "PUT", "PATCH"}:
+            _check_media(req)
+
+    def _check_key(self, req: Request) -> None:
+        assert self._expected is not None
+        given = (req.get_header("Authorization") or "").encode("latin-1", "replace")
+        if not hmac.compare_digest(given, self._expected):
+            raise Unauthorized("A valid API key is required, as a bearer token.")
+
+
+def _check_media(req: Request) -> None:
+    """Refuse what is not JSON: a page can post a form blindly to any address, JSON makes it ask first."""
+    encoding = req.get_header("Content-Encoding") or "identity"
+    if encoding.lower() != "identity":
+        raise UnsupportedMedia("Compressed request bodies are not read here.")
+    media = (req.content_type or "").partition(";")[0].strip().lower()
+    is_from_browser = req.get_header("Origin") is not None
+    if media == _JSON or (not is_from_browser and media in {"", _CURLS_DEFAULT}):
+        return
+    raise UnsupportedMedia(f"The body must be sent as {_JSON}.")

@@ -1,0 +1,77 @@
+"""
+From the first event loop turn to the last: the engine started, the end made orderly.
+
+Servers run an app's shutdown only after its open streams have ended, and some wait for them without
+limit. So the signal that asks for the end is heard here as well: running answers get `DRAIN_S` seconds,
+then an error event, and the server finds nothing left to wait for. A second signal ends them at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from types import FrameType
+
+from falcon.asgi import Request, Response
+
+from service.fleet.admission import Admission
+from service.fleet.supervisor import Supervisor
+from service.web.edge import Edge
+
+_log = logging.getLogger(__name__)
+
+DRAIN_S = 2.0
+ABORT_S = 0.5
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Lifespan:
+    """Falcon middleware for the two lifespan events; `edge` is set once it wraps the app."""
+
+    def __init__(self, supervisor: Supervisor, admission: Admission) -> None:
+        self.edge: Edge | None = None
+        self._supervisor = supervisor
+        self._admission = admission
+        self._draining: list[asyncio.Task[None]] = []
+
+    async def process_startup(self, scope: object, event: object) -> None:  # noqa: ARG002
+        """Start the engine and return at once: servers open their socket only after this."""
+        self._supervisor.start()
+        if threading.current_thread() is threading.main_thread():
+            self._listen_for_signals(asyncio.get_running_loop())
+
+    async def process_shutdown(self, scope: object, event: object) -> None:  # noqa: ARG002
+        """End the engine process."""
+        self._admission.close()
+        for task in self._draining:
+            task.cancel()
+        await self._supervisor.stop()
+
+    async def process_request(self, req: Request, resp: Response) -> None:
+        """Nothing; Falcon wants middleware to have a request side."""
+
+    def _listen_for_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Put our ear before the server's own handlers, which still run."""
+        for number in _SIGNALS:
+            servers_own = signal.getsignal(number)
+
+            def hear(got: int, stack: FrameType | None, servers_own: object = servers_own) -> None:
+                loop.call_soon_threadsafe(self._begin_to_drain)
+                if callable(servers_own):
+                    servers_own(got, stack)
+
+            signal.signal(number, hear)
+
+    def _begin_to_drain(self) -> None:
+        patience_s = 0.0 if self._draining else DRAIN_S
+        self._draining.append(asyncio.create_task(self._drain(patience_s)))
+
+    async def _drain(self, patience_s: float) -> None:
+        _log.info("Ending; running requests have %.1f s.", patience_s)
+        self._admission.close()
+        await self._supervisor.drain(patience_s)
+        await asyncio.sleep(ABORT_S)
+        if self.edge is not None:
+            self.edge.abort()

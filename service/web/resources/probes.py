@@ -1,0 +1,85 @@
+"""`/health`, `/livez`, `/readyz` and `/metrics`: what watches the server asks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import falcon
+import msgspec
+from falcon.asgi import Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from service.fleet.lifecycle import Lifecycle
+from service.telemetry import Metrics
+
+
+class Health:
+    """The contract that Tier 2 gates on: 200 exactly when the model takes requests."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+
+    async def on_get(self, req: Request, resp: Response) -> None:  # noqa: ARG002
+        """Tell the model's health; the six fields are there either way."""
+        card = self._lifecycle.healthy_card
+        is_healthy = card is not None
+        resp.status = 200 if is_healthy else 503
+        _render(
+            resp,
+            {
+                "status": "ok",
+                "model_id": card.id if card is not None else None,
+                "model_status": "initialized" if is_healthy else "uninitialized",
+                "models_healthy": is_healthy,
+                "warmup_enabled": self._lifecycle.warmup_enabled if is_healthy else None,
+                "warmup_completed": self._lifecycle.warmup_completed if is_healthy else None,
+            },
+        )
+
+    on_head = on_get
+
+
+class Liveness:
+    """The event loop turns."""
+
+    async def on_get(self, req: Request, resp: Response) -> None:  # noqa: ARG002
+        """Say so."""
+        _render(resp, {"status": "ok"})
+
+    on_head = on_get
+
+
+class Readiness:
+    """The model takes requests and its warm-up, if asked for, has run; if not, why."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+
+    async def on_get(self, req: Request, resp: Response) -> None:  # noqa: ARG002
+        """Tell state and reason of the model."""
+        now = self._lifecycle
+        resp.status = 200 if now.is_ready else 503
+        model_id = now.card.id if now.card is not None else None
+        model = {"id": model_id, "state": now.state.value, "reason": now.reason}
+        _render(resp, {"ready": now.is_ready, "models": [model]})
+
+    on_head = on_get
+
+
+class MetricsPage:
+    """Counters for Prometheus."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def on_get(self, req: Request, resp: Response) -> None:  # noqa: ARG002
+        """Return all counters in the text format."""
+        resp.content_type = CONTENT_TYPE_LATEST
+        resp.data = self._metrics.exposition()
+
+    on_head = on_get
+
+
+def _render(resp: Response, body: dict[str, Any]) -> None:
+    resp.content_type = falcon.MEDIA_JSON
+    resp.data = msgspec.json.encode(body)

@@ -1,0 +1,83 @@
+"""The engine dies: its requests get an error, health tells the truth, and it comes back by itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from tests.live import running
+
+LONG = {
+    "model": "gemma",
+    "messages": [{"role": "user", "content": "Hello"}],
+    "stream": True,
+    "ignore_eos": True,
+}
+
+
+def test_kill_during_a_stream_costs_that_stream_and_nothing_else(tmp_path: Path) -> None:
+    """The stream ends with an error event, health goes 503 and then 200, the API process is the same."""
+    with running(tmp_path / "log") as server, server.client() as http:
+        server.wait_until("/readyz", 200)
+        first = server.engine_pid()
+        with http.stream("POST", "/v1/chat/completions", json=LONG) as response:
+            lines = response.iter_lines()
+            next(lines)
+            os.kill(first, signal.SIGKILL)
+            events = [line for line in lines if line.startswith("data: ")]
+        down = server.wait_until("/health", 503, deadline_s=2).json()
+        refused = http.post("/v1/chat/completions", json=LONG | {"stream": False})
+        reasons = http.get("/readyz").json()
+        server.wait_until("/readyz", 200)
+        answered = http.post("/v1/chat/completions", json=LONG | {"stream": False, "max_tokens": 4})
+
+        assert '"engine_died"' in events[-2]
+        assert events[-1] == "data: [DONE]"
+        assert down == {
+            "status": "ok",
+            "model_id": None,
+            "model_status": "uninitialized",
+            "models_healthy": False,
+            "warmup_enabled": None,
+            "warmup_completed": None,
+        }
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "model_not_ready"
+        assert int(refused.headers["Retry-After"]) > 0
+        assert "SIGKILL" in reasons["models"][0]["reason"]
+        assert answered.status_code == 200
+        assert server.process.poll() is None
+        assert server.engine_pid() != first
+
+
+def test_damaged_model_leaves_the_server_alive_and_says_why(tmp_path: Path) -> None:
+    """A folder with broken weights: live, not healthy, not ready, and the reason without any path."""
+    folder = tmp_path / "broken-model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama", "max_position_embeddings": 64}')
+    (folder / "model.safetensors").write_bytes(b"\x00" * 20)
+    with running(tmp_path / "log", MODEL_PATH=str(folder)) as server, server.client() as http:
+        server.wait_until("/livez", 200)
+        ready = http.get("/readyz")
+        while "damaged" not in ready.text:
+            ready = http.get("/readyz")
+        health = http.get("/health")
+
+        assert health.status_code == 503
+        assert ready.status_code == 503
+        assert "model.safetensors is damaged or incomplete" in ready.json()["models"][0]["reason"]
+        assert str(tmp_path) not in ready.text
+
+
+def test_missing_model_folder_leaves_the_server_alive_and_says_why(tmp_path: Path) -> None:
+    """A MODEL_PATH that is nothing: three tries, then it stays down and says so."""
+    missing = str(tmp_path / "no" / "such" / "model")
+    with running(tmp_path / "log", MODEL_PATH=missing) as server, server.client() as http:
+        server.wait_until("/livez", 200)
+        reason = ""
+        while "MODEL_PATH" not in reason:
+            reason = http.get("/readyz").json()["models"][0]["reason"]
+
+        assert http.get("/health").status_code == 503
+        assert missing not in reason

@@ -1,0 +1,91 @@
+"""Both ways of running, and the command line: each serves, and each ends with everything it started."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.live import GUNICORN, MODULE, ROOT, UVICORN, clean_environment, is_alive, running
+
+WAYS = {"module": MODULE, "uvicorn": UVICORN, "gunicorn": GUNICORN}
+HELLO = {"model": "gemma", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_way_of_running_serves_and_ends_on_sigterm(way: str, tmp_path: Path) -> None:
+    """It answers, streams, and is gone within 5 s of SIGTERM, its engine included, with status 0."""
+    with running(tmp_path / "log", WAYS[way]) as server, server.client() as http:
+        server.wait_until("/readyz", 200)
+        answer = http.post("/v1/chat/completions", json=HELLO)
+        stream = http.post("/v1/chat/completions", json=HELLO | {"stream": True})
+        engine = server.engine_pid()
+        http.close()
+        began_s = time.monotonic()
+        status = server.end()
+        lasted_s = time.monotonic() - began_s
+
+        assert answer.status_code == 200, answer.text
+        assert stream.text.endswith("data: [DONE]\n\n")
+        assert status in {0, -signal.SIGTERM}  # uvicorn ends by the signal it was sent
+        assert lasted_s < 5
+        assert not is_alive(engine)
+        assert "Traceback" not in server.log_text()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_sigterm_during_a_stream_ends_it_with_an_error_event(way: str, tmp_path: Path) -> None:
+    """A long stream gets an error event at our own deadline, and the process is gone within 5 s."""
+    long_answer = HELLO | {"stream": True, "ignore_eos": True, "max_tokens": 8000}
+    with running(tmp_path / "log", WAYS[way]) as server, server.client() as http:
+        server.wait_until("/readyz", 200)
+        engine = server.engine_pid()
+        with http.stream("POST", "/v1/chat/completions", json=long_answer) as response:
+            lines = response.iter_lines()
+            next(lines)
+            began_s = time.monotonic()
+            server.process.terminate()
+            events = [line for line in lines if line.startswith("data: ")]
+        server.process.wait(10)
+        lasted_s = time.monotonic() - began_s
+
+        assert '"shutting_down"' in events[-2]
+        assert events[-1] == "data: [DONE]"
+        assert lasted_s < 5
+        assert not is_alive(engine)
+
+
+def test_engine_exits_by_itself_when_its_parent_is_killed(tmp_path: Path) -> None:
+    """SIGKILL leaves the API process no chance to tidy up; the engine sees its end and goes."""
+    with running(tmp_path / "log") as server:
+        server.wait_until("/readyz", 200)
+        engine = server.engine_pid()
+        server.end(signal.SIGKILL)
+        end_s = time.monotonic() + 3
+        while is_alive(engine) and time.monotonic() < end_s:
+            time.sleep(0.01)
+
+        assert not is_alive(engine)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_bad_setting_stops_the_start(way: str) -> None:
+    """The process ends at once and says which option, which value, and what is allowed."""
+    how = [word.format(port=1) for word in WAYS[way]]
+    done = subprocess.run(
+        [sys.executable, *how],
+        cwd=ROOT,
+        env=clean_environment({"QUEUE_SIZE": "many"}),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert done.returncode != 0
+    assert "QUEUE_SIZE" in done.stderr
+    assert "'many' is not in the range 0<=x<=100000" in done.stderr

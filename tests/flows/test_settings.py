@@ -1,0 +1,57 @@
+"""Settings as a user turns them, seen from outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.live import GUNICORN, MODULE, UVICORN, running
+
+HELLO = {"model": "gemma", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+
+
+@pytest.mark.parametrize("way", [MODULE, UVICORN, GUNICORN], ids=["module", "uvicorn", "gunicorn"])
+def test_environment_is_heard_on_every_way_of_starting(
+    way: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Key, context length, warm-up and log level do what they say, whoever serves the app."""
+    with (
+        running(
+            tmp_path / "log",
+            way,
+            API_KEY="sesame",
+            CONTEXT_LENGTH="128",
+            MLX_WARMUP="false",
+            LOG_LEVEL="WARNING",
+        ) as server,
+        server.client() as http,
+    ):
+        health = server.wait_until("/health", 200).json()
+        ready = server.wait_until("/readyz", 200)
+        bare = http.get("/v1/models")
+        wrong = http.get("/v1/models", headers={"Authorization": "Bearer sesam"})
+        http.headers["Authorization"] = "Bearer sesame"
+        (model,) = http.get("/v1/models").json()["data"]
+        chat = http.post("/v1/chat/completions", json=HELLO)
+
+        assert (health["warmup_enabled"], health["warmup_completed"]) == (False, False)
+        assert ready.json()["ready"] is True
+        assert (401, 401) == (bare.status_code, wrong.status_code)
+        assert bare.json()["error"]["code"] == "invalid_api_key"
+        assert model["context_length"] == 128
+        assert chat.status_code == 200
+        assert "Request started" not in server.log_text()
+
+
+def test_flag_beats_environment(tmp_path: Path) -> None:
+    """What is said on the command line counts."""
+    how = (*MODULE, "--context-length", "64", "--mlx-warmup", "true")
+    environment = {"CONTEXT_LENGTH": "128", "MLX_WARMUP": "false"}
+    with running(tmp_path / "log", how, **environment) as server, server.client() as http:
+        server.wait_until("/readyz", 200)
+        health = http.get("/health").json()
+        (model,) = http.get("/v1/models").json()["data"]
+
+        assert model["context_length"] == 64
+        assert health["warmup_completed"] is True

@@ -1,0 +1,186 @@
+"""Requests are held to their contract, and what breaks it is named without being repeated."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import contracts
+from service.errors import InvalidRequest
+
+CASES = json.loads(
+    (Path(__file__).parent.parent / "contracts/cases/chat-request.json").read_text("utf-8")
+)
+HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+MEGABYTE = "s3cret" * 175_000
+
+
+def refusal(body: object) -> InvalidRequest:
+    """Return the error that *body* is refused with."""
+    with pytest.raises(InvalidRequest) as caught:
+        contracts.check("chat-request", body)
+    return caught.value
+
+
+def dotted(case: dict[str, Any]) -> str | None:
+    """Return where a case fails, as `param` names it."""
+    parts = [part.replace("~1", "/").replace("~0", "~") for part in case["at"].split("/")[1:]]
+    return ".".join([*parts, *filter(None, [case.get("missing")])]) or None
+
+
+def ascii_name(case: dict[str, Any]) -> str:
+    """Return a case's name as a test id."""
+    return str(case["name"]).encode("ascii", "replace").decode()
+
+
+def walk(node: Any) -> Iterator[dict[str, Any]]:
+    """Yield every object in *node*."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, list):
+        for inner in node:
+            yield from walk(inner)
+
+
+@pytest.mark.parametrize("case", CASES["good"], ids=ascii_name)
+def test_good_request_passes(case: dict[str, Any]) -> None:
+    """Every good case of the contract is let through."""
+    contracts.check("chat-request", case["body"])
+
+
+@pytest.mark.parametrize("case", CASES["bad"], ids=ascii_name)
+def test_bad_request_names_its_place(case: dict[str, Any]) -> None:
+    """Every bad case is refused with 400, `param` at the place that the case tells."""
+    error = refusal(case["body"])
+
+    assert (400, dotted(case)) == (error.status, error.param)
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "code"),
+    [
+        ({"temperature": "hot"}, "temperature", "invalid_type"),
+        ({"temperature": 3}, "temperature", "invalid_value"),
+        ({"messages": []}, "messages", "invalid_value"),
+        ({"messages": [{"role": "boss", "content": ""}]}, "messages.0.role", "invalid_value"),
+        ({"messages": [{"content": ""}]}, "messages.0.role", "missing_required_field"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content", "missing_required_field"),
+        ({"messages": [HELLO["messages"][0], 7]}, "messages.1", "invalid_type"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"max_tokens": -1}, "max_tokens", "invalid_value"),
+        ({"max_tokens": 10**30}, "max_tokens", "invalid_value"),
+        ({"max_tokens": True}, "max_tokens", "invalid_type"),
+        ({"seed": -1}, "seed", "invalid_value"),
+        ({"seed": 2**64}, "seed", "invalid_value"),
+        ({"n": 9}, "n", "invalid_value"),
+        ({"top_logprobs": 21}, "top_logprobs", "invalid_value"),
+        ({"stop": ["a"] * 5}, "stop", "invalid_value"),
+        ({"stop": ["a", ""]}, "stop.1", "invalid_value"),
+        ({"logit_bias": {str(i): 0 for i in range(301)}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"-5": 1}}, "logit_bias", "invalid_value"),
+        ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage", "invalid_type"),
+    ],
+)
+def test_request_when_one_thing_is_wrong(change: dict[str, Any], param: str, code: str) -> None:
+    """The dotted path and a code of its own kind tell the client what to mend."""
+    error = refusal(HELLO | change)
+
+    assert (param, code) == (error.param, error.code)
+
+
+@pytest.mark.parametrize("missing", ["model", "messages"])
+def test_request_when_a_field_is_missing(missing: str) -> None:
+    """A required field that is not there is itself the place, and the message says its name."""
+    error = refusal({key: value for key, value in HELLO.items() if key != missing})
+
+    assert (missing, "missing_required_field") == (error.param, error.code)
+    assert f"{missing} is required." == error.message
+
+
+@pytest.mark.parametrize("body", [[], "x", None, 1, True])
+def test_request_when_it_is_no_object(body: object) -> None:
+    """A body that is no object has no place to name, only a wrong type."""
+    error = refusal(body)
+
+    assert (None, "invalid_type") == (error.param, error.code)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"temperature": MEGABYTE},
+        {"messages": MEGABYTE},
+        {"messages": [{"role": MEGABYTE, "content": "x"}]},
+        {"messages": [{"role": "user", "content": {"image": MEGABYTE}}]},
+        {"messages": [{"role": "user", "content": [{"type": MEGABYTE}]}]},
+        {"stop": MEGABYTE},
+        {"stop": [MEGABYTE]},
+        {"logit_bias": {MEGABYTE: 1}},
+        {"logit_bias": {MEGABYTE: "x"}},
+        {"tool_choice": MEGABYTE},
+        {"response_format": {"type": MEGABYTE}},
+        {"max_tokens": "s3cret"},
+    ],
+    ids=lambda change: ascii_name({"name": next(iter(change))}),
+)
+def test_refusal_never_repeats_the_value(change: dict[str, Any]) -> None:
+    """What was sent may be large or secret: neither message nor place holds any of it."""
+    error = refusal(HELLO | change)
+
+    assert "s3cret" not in f"{error.message} {error.param}"
+    assert len(error.message) < 300
+
+
+def test_every_schema_can_be_checked() -> None:
+    """All contracts compile, references between them included."""
+    for name in contracts.schemas():
+        with pytest.raises(InvalidRequest):
+            contracts.check(name, [])
+
+
+def test_check_when_the_two_libraries_disagree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that only the fast library refuses is refused all the same, without an invented place."""
+
+    class Stern:
+        def is_valid(self, body: object) -> bool:
+            return False
+
+    monkeypatch.setattr(contracts, "_validator", lambda name: Stern())
+    error = refusal(HELLO)
+
+    assert (400, None) == (error.status, error.param)
+
+
+def test_openapi_refers_to_itself_alone() -> None:
+    """The document a client downloads needs no other file: each reference resolves inside it."""
+    document = contracts.openapi()
+    references = [node["$ref"] for node in walk(document) if isinstance(node.get("$ref"), str)]
+
+    assert [] == [ref for ref in references if not ref.startswith("#/")]
+    for reference in references:
+        target = document
+        for key in reference.removeprefix("#/").split("/"):
+            target = target[key.replace("~1", "/").replace("~0", "~")]
+        assert isinstance(target, dict), reference
+
+
+def test_openapi_carries_every_schema() -> None:
+    """All contracts are among its components under their own names."""
+    assert contracts.schemas().keys() <= contracts.openapi()["components"]["schemas"].keys()
+
+
+def test_openapi_is_json() -> None:
+    """The document can be sent as it is."""
+    assert contracts.openapi() == json.loads(json.dumps(contracts.openapi()))
+
+
+def test_openapi_leaves_the_schemas_alone() -> None:
+    """Bundling works on copies: the schemas that requests are checked against keep their references."""
+    contracts.openapi()
+    references = [node["$ref"] for node in walk(contracts.schemas()["chat-completion-chunk"])
+                  if "$ref" in node]  # fmt: skip
+
+    assert "chat-completion.schema.json#/$defs/usage" in references
