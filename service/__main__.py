@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import uvicorn
@@ -9,12 +10,17 @@ import uvicorn
 from service.app import create_app
 from service.settings import from_arguments
 
+_log = logging.getLogger("service")
+
 
 def main() -> None:
     """Serve until asked to end."""
     settings = from_arguments(sys.argv[1:])
+    app = create_app(settings)
+    if not settings.is_loopback() and settings.api_key is None:
+        _log.warning("Listening on %s without an API_KEY: anyone can use it.", settings.host)
     uvicorn.run(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level.lower(),

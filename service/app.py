@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 from falcon.asgi import App
@@ -59,22 +60,17 @@ def create_app(settings: Settings) -> Edge:
     failures.install(app)
     for path, resource, how in routes:
         app.add_route(path, resource, **how)
-    _warn_if_open(settings)
     lifespan.edge = Edge(app, metrics)
     return lifespan.edge
-
-
-def _warn_if_open(settings: Settings) -> None:
-    if not settings.is_loopback() and settings.api_key is None:
-        _log.warning(
-            "Listening on %s without an API_KEY: anyone who reaches it can use it.", settings.host
-        )
 
 
 def __getattr__(name: str) -> Edge:
     """Make `app` when a server first asks for it, so that importing this module reads no settings."""
     if name == "app":
         app = create_app(options.from_environment())
+        for variable in ("SERVER_HOST", "SERVER_PORT"):
+            if variable in os.environ:
+                _log.warning("%s is not read here: the server's own options decide.", variable)
         globals()["app"] = app
         return app
     raise AttributeError(name)

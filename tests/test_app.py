@@ -6,7 +6,6 @@ import re
 from typing import Any, cast
 
 import falcon.inspect
-import pytest
 from falcon.asgi import App
 
 from service import contracts
@@ -31,16 +30,3 @@ def test_routes_are_those_of_the_openapi_document() -> None:
     }
 
     assert described == routed
-
-
-@pytest.mark.parametrize(
-    ("host", "key", "is_warned"),
-    [("127.0.0.1", None, False), ("0.0.0.0", "secret", False), ("0.0.0.0", None, True)],
-)
-def test_listening_beyond_this_machine_without_a_key_is_warned_of(
-    host: str, key: str | None, is_warned: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The start says so in one line, and only then."""
-    create_app(Settings(host=host, api_key=key))
-
-    assert is_warned == ("without an API_KEY" in capsys.readouterr().err)

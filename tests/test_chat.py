@@ -18,7 +18,7 @@ CALL: dict[str, Any] = {
 }
 SUPPORTED = {
     "messages", "model", "stream", "stream_options", "temperature", "top_p", "top_k", "min_p",
-    "max_tokens", "max_completion_tokens", "stop", "seed",
+    "max_tokens", "max_completion_tokens", "stop", "seed", "ignore_eos",
 }  # fmt: skip
 # What changes nothing whatever its value: notes of the client, and a choice that only tools give.
 IGNORED = {"user", "metadata", "store", "parallel_tool_calls"}
@@ -98,6 +98,12 @@ def test_token_limit_under_both_names(change: dict[str, Any], expected: int | No
 def test_stop_as_text_or_list(stop: object, expected: tuple[str, ...]) -> None:
     """One text is a list of one; it is not taken apart."""
     assert expected == parsed(stop=stop).job.stop
+
+
+@pytest.mark.parametrize(("value", "expected"), [(True, True), (False, False), (None, False)])
+def test_ignore_eos_is_kept(value: bool | None, expected: bool) -> None:
+    """A load generator's wish to go on past the end of the turn reaches the engine."""
+    assert expected is parsed(ignore_eos=value).job.ignore_eos
 
 
 @pytest.mark.parametrize(
@@ -190,7 +196,8 @@ def test_unsupported_field_when_it_would_matter(field: str, value: object) -> No
         ("metadata", {"a": "b"}),
         ("store", True),
         ("parallel_tool_calls", True),
-        ("ignore_eos", True),
+        ("ignore_eos", False),
+        ("min_tokens", 1),
         ("service_tier", "auto"),
         ("x_unknown", {"deep": [1]}),
     ],

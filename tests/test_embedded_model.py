@@ -21,7 +21,7 @@ from service.engine import train
 
 FOLDER = train.EMBEDDED
 MAX_SIZE_BYTES = 4_000_000
-N_SAMPLED = 100
+N_SAMPLED = 80
 HARD_TEXTS = [
     "",
     " two leading  spaces and one behind ",
@@ -333,15 +333,7 @@ def test_numpy_kernels_have_the_derivatives_of_mlx(corpus: train.Corpus) -> None
 
 def test_training_makes_a_folder_that_loads(tmp_path: Path, corpus: train.Corpus) -> None:
     """From nothing to a model that mlx-lm loads and runs, in as few steps as there can be."""
-    train.write_configuration(tmp_path)
-    train.build_tokenizer(corpus, tmp_path)
-    model = train.new_model(seed=1)
-    (tmp_path / "config.json").write_text(json.dumps(train.CONFIG), encoding="utf-8")
-    lessons = train.Lessons(
-        train.Teacher(corpus, 1), AutoTokenizer.from_pretrained(tmp_path), n_tokens=128, seed=1
-    )
-    train.train(model, lessons.batches(), n_steps=2, peak_rate=1e-3)
-    train.save(model, tmp_path)
+    train.make(corpus, tmp_path, n_steps=2, n_tokens=128, rate=1e-3, seed=1)
     trained, tokenizer = load(str(tmp_path))
 
     assert len(generate(trained, [tokenizer.encode("Hello")], n_tokens=3)[0]) == 3

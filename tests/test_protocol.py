@@ -44,6 +44,7 @@ FULL_JOB = Job(
     sampling=Sampling(temperature=0.0, top_p=1.0, top_k=0, min_p=0.5, seed=2**63 - 1),
     max_tokens=7,
     stop=("\n", "END"),
+    ignore_eos=True,
 )
 CARD = ModelCard("a/b", "gemma", "A model.", 8192, 1_700_000_000, 4, True, True, False)
 

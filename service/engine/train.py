@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import click
@@ -40,7 +41,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoTokenizer
 
 EMBEDDED = Path(__file__).parents[1] / "catalog" / "embedded"
-COMMITTED = ("corpus.toml", "chat_template.jinja", "README.md")
+MADE = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 
 SPECIAL_TOKENS = (
     "<pad>",
@@ -269,12 +276,11 @@ def _tokenizer_text(corpus: Corpus) -> Iterator[str]:
 
 
 def write_configuration(folder: Path) -> None:
-    """Write `generation_config.json`, and the committed files if *folder* lacks them."""
+    """Write `config.json` and `generation_config.json`, and the committed chat template."""
     keys = ("bos_token_id", "eos_token_id", "pad_token_id")
+    save_config(dict(CONFIG), folder / "config.json")
     _write_json(folder / "generation_config.json", {key: CONFIG[key] for key in keys})
-    for name in COMMITTED:
-        if not (folder / name).exists():
-            shutil.copy(EMBEDDED / name, folder)
+    shutil.copy(EMBEDDED / "chat_template.jinja", folder)
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:
@@ -759,6 +765,29 @@ def report(name: str, folder: Path, exam: Sequence[Conversation]) -> float:
     return score
 
 
+def make(corpus: Corpus, folder: Path, n_steps: int, n_tokens: int, rate: float, seed: int) -> None:
+    """
+    Train a model of *corpus* and write its folder.
+
+    The work is done beside *folder*, which changes only when all of it is done.
+    """
+    with TemporaryDirectory() as name:
+        work = Path(name)
+        write_configuration(work)
+        build_tokenizer(corpus, work)
+        tokenizer = AutoTokenizer.from_pretrained(work)
+        model = new_model(seed)
+        click.echo(f"{get_total_parameters(model):,} parameters, {n_steps} steps")
+        lessons = Lessons(Teacher(corpus, seed), tokenizer, n_tokens, seed)
+        train(model, lessons.batches(), n_steps, rate)
+        save(model, work)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in MADE:
+            shutil.copy(work / file, folder)
+    if not (folder / "chat_template.jinja").exists():
+        shutil.copy(EMBEDDED / "chat_template.jinja", folder)
+
+
 @click.command()
 @click.option(
     "--output",
@@ -766,35 +795,32 @@ def report(name: str, folder: Path, exam: Sequence[Conversation]) -> float:
     default=EMBEDDED,
     help="Folder of the model; by default the one the package ships.",
 )
-@click.option("--steps", "n_steps", type=click.IntRange(1), default=2600, show_default=True)
+@click.option(
+    "--steps",
+    "n_steps",
+    type=click.IntRange(1),
+    default=2600,
+    show_default=True,
+    help="How long to train; the default takes about half an hour on two cores.",
+)
 @click.option(
     "--batch-tokens",
+    "n_tokens",
     type=click.IntRange(64),
     default=2048,
     show_default=True,
     help="Tokens in one step, padding included.",
 )
 @click.option("--rate", type=float, default=3e-3, show_default=True, help="Peak learning rate.")
-@click.option("--seed", type=int, default=3, show_default=True)
+@click.option("--seed", type=int, default=3, show_default=True, help="Seed of all chance.")
 @click.option("--evaluate-only", is_flag=True, help="Only examine the model that is there.")
 def main(
-    output: Path, n_steps: int, batch_tokens: int, rate: float, seed: int, evaluate_only: bool
+    output: Path, n_steps: int, n_tokens: int, rate: float, seed: int, evaluate_only: bool
 ) -> None:
     """Train the embedded model from corpus.toml, save it and count its exact answers."""
-    output.mkdir(parents=True, exist_ok=True)
-    write_configuration(output)
-    corpus = read_corpus(output / "corpus.toml")
+    corpus = read_corpus(EMBEDDED / "corpus.toml")
     if not evaluate_only:
-        build_tokenizer(corpus, output)
-        model = new_model(seed)
-        click.echo(
-            f"{get_total_parameters(model):,} parameters, {n_steps} steps of {batch_tokens} tokens"
-        )
-        save_config(dict(CONFIG), output / "config.json")
-        tokenizer = AutoTokenizer.from_pretrained(output)
-        lessons = Lessons(Teacher(corpus, seed), tokenizer, batch_tokens, seed)
-        train(model, lessons.batches(), n_steps, rate)
-        save(model, output)
+        make(corpus, output, n_steps, n_tokens, rate, seed)
     report("trained questions", output, trained_questions(corpus))
     report("held-out questions", output, held_out_questions(corpus))
 

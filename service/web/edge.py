@@ -41,6 +41,7 @@ App = Callable[[Any, Any, Any], Coroutine[Any, Any, None]]  # frameworks differ 
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 BODY_STALL_S = 30.0
+READ_STALL_S = 30.0
 MAX_LOGGED_PATH = 256
 CLIENT_GONE = 499  # nginx's word for it; seen in the log and the metrics only
 
@@ -49,7 +50,7 @@ _KNOWN_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class ClientGone(Exception):
-    """The client closed the connection before its request was answered."""
+    """The client closed the connection, or stopped reading, before its request was answered."""
 
 
 class Exchange:
@@ -109,7 +110,12 @@ class Exchange:
             pass
 
     async def send(self, event: Event) -> None:
-        """Send *event*; the head of the response gets the id and the time until now."""
+        """
+        Send *event*; the head of the response gets the id and the time until now.
+
+        Raises:
+            ClientGone: the client took nothing for READ_STALL_S seconds; as good as gone.
+        """
         if event["type"] == "http.response.start":
             self.status = event["status"]
             ours = [
@@ -120,7 +126,11 @@ class Exchange:
             event["headers"] = [
                 h for h in event.get("headers", ()) if h[0].lower() not in names
             ] + ours
-        await self._send(event)
+        try:
+            async with asyncio.timeout(READ_STALL_S):
+                await self._send(event)
+        except TimeoutError:
+            raise ClientGone from None
 
     async def fail(self, error: ServiceError) -> None:
         """Answer with *error*, if nothing has been answered yet."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
+import logging
 
 from falcon.asgi import Request, Response
 
 from service.errors import Unauthorized, UnsupportedMedia, UriTooLong
+
+_log = logging.getLogger(__name__)
 
 PROBES = frozenset({"/health", "/livez", "/readyz"})
 MAX_URI_BYTES = 8192
@@ -19,6 +23,7 @@ class Guard:
 
     def __init__(self, api_key: str | None) -> None:
         self._expected = None if api_key is None else f"Bearer {api_key}".encode()
+        self._may_be_open = api_key is None
 
     async def process_request(self, req: Request, resp: Response) -> None:  # noqa: ARG002
         """
@@ -31,10 +36,25 @@ class Guard:
         """
         if len(req.scope.get("raw_path") or b"") + len(req.scope["query_string"]) > MAX_URI_BYTES:
             raise UriTooLong(f"The URI is over {MAX_URI_BYTES} bytes.")
+        if self._may_be_open:
+            self._warn_if_open(req)
         if self._expected is not None and req.path not in PROBES:
             self._check_key(req)
         if req.method in {"POST", "PUT", "PATCH"}:
             _check_media(req)
+
+    def _warn_if_open(self, req: Request) -> None:
+        """Warn once if a request came in at an address that other machines reach: no key is set."""
+        host = (req.scope.get("server") or ("127.0.0.1",))[0]
+        try:
+            is_local = ipaddress.ip_address(host).is_loopback
+        except ValueError:  # a name, or the path of a local socket
+            return
+        if not is_local:
+            self._may_be_open = False
+            _log.warning(
+                "Reached at %s without an API_KEY: anyone who can reach it may use it.", host
+            )
 
     def _check_key(self, req: Request) -> None:
         assert self._expected is not None

@@ -55,3 +55,22 @@ def test_flag_beats_environment(tmp_path: Path) -> None:
 
         assert model["context_length"] == 64
         assert health["warmup_completed"] is True
+
+
+def test_listening_beyond_this_machine_without_a_key_is_warned_of(tmp_path: Path) -> None:
+    """The start says so; with a key it does not."""
+    how = (*MODULE, "--host", "0.0.0.0")
+    with running(tmp_path / "open", how) as server:
+        server.wait_until("/livez", 200)
+        assert "Listening on 0.0.0.0 without an API_KEY" in server.log_text()
+    with running(tmp_path / "locked", how, API_KEY="sesame") as server:
+        server.wait_until("/livez", 200)
+        assert "without an API_KEY" not in server.log_text()
+
+
+def test_address_from_the_environment_is_not_silently_ignored(tmp_path: Path) -> None:
+    """Uvicorn has its own options for it, and the log says so."""
+    with running(tmp_path / "log", UVICORN, SERVER_PORT="9999") as server:
+        server.wait_until("/livez", 200)
+
+        assert "SERVER_PORT is not read here" in server.log_text()
