@@ -1,0 +1,103 @@
+"""One answer of each kind that a server gives, asked for once and shared by the checks."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+from urllib.parse import quote
+
+from conformance.client import CHAT, Exchange, NoAnswer, Server
+from conformance.verdicts import not_tested
+
+GREETING = "Hello"
+LONG_TASK = (
+    "Please count from one to one hundred in words, slowly and without leaving any out. " * 4
+)
+N_TOKENS = 64
+UNKNOWN_MODEL = "tier3a-conformance/no-such-model"
+UNKNOWN_ROUTE = "/v1/no-such-route"
+PREFLIGHT = [
+    ("Origin", "http://localhost:3000"),
+    ("Access-Control-Request-Method", "POST"),
+    ("Access-Control-Request-Headers", "content-type"),
+]
+JSON_TYPE = ("Content-Type", "application/json")
+
+
+class Kind(NamedTuple):
+    """A kind of response: how to provoke it, and which statuses show that it came."""
+
+    ask: Callable[[Server], Exchange]
+    statuses: range
+
+
+ANY = range(200, 600)
+GOOD = range(200, 300)
+BAD = range(400, 600)
+
+KINDS = {
+    "models": Kind(lambda server: server.get("/v1/models"), GOOD),
+    "model": Kind(lambda server: server.get(f"/v1/models/{quote(server.model)}"), GOOD),
+    "health": Kind(lambda server: server.get("/health"), ANY),
+    "completion": Kind(
+        lambda server: server.chat(LONG_TASK, max_tokens=N_TOKENS, temperature=0), GOOD
+    ),
+    "stream": Kind(
+        lambda server: server.chat(GREETING, max_tokens=16, temperature=0, stream=True), GOOD
+    ),
+    "usage-stream": Kind(
+        lambda server: server.chat(
+            GREETING,
+            max_tokens=16,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+        ),
+        GOOD,
+    ),
+    "head": Kind(lambda server: server.send(server.request("HEAD", "/health")), ANY),
+    "preflight": Kind(lambda server: server.send(server.request("OPTIONS", CHAT, PREFLIGHT)), ANY),
+    "unrouted": Kind(lambda server: server.get(UNKNOWN_ROUTE), BAD),
+    "wrong-method": Kind(
+        lambda server: server.send(server.request("DELETE", "/v1/models", body=b"")), BAD
+    ),
+    "invalid-json": Kind(
+        lambda server: server.send(server.request("POST", CHAT, [JSON_TYPE], b'{"model": ')), BAD
+    ),
+    "unknown-model": Kind(lambda server: server.get(f"/v1/models/{UNKNOWN_MODEL}"), BAD),
+    "chat-unknown-model": Kind(
+        lambda server: server.chat(GREETING, model=UNKNOWN_MODEL, max_tokens=1), BAD
+    ),
+}
+ERRORS = [name for name, kind in KINDS.items() if kind.statuses is BAD]
+OTHERS = [name for name in KINDS if name not in ERRORS]
+
+
+class Answers:
+    """The answers of one server by kind; each is asked for when it is first wanted."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._known: dict[str, Exchange | NoAnswer] = {}
+
+    def of(self, kind: str) -> Exchange:
+        """
+        Return the answer of that kind, whatever its status.
+
+        Raises:
+            NoAnswer: it didn't come; the server isn't asked again.
+        """
+        if kind not in self._known:
+            try:
+                self._known[kind] = KINDS[kind].ask(self._server)
+            except NoAnswer as error:
+                self._known[kind] = error
+        found = self._known[kind]
+        if isinstance(found, NoAnswer):
+            raise found
+        return found
+
+    def truly_of(self, kind: str) -> Exchange:
+        """Return the answer if its status is of that kind; otherwise leave the check open."""
+        found = self.of(kind)
+        if found.status not in KINDS[kind].statuses:
+            not_tested(f"asked for the kind {kind!r}, got status {found.status}")
+        return found

@@ -1,0 +1,370 @@
+"""
+The wire as a client sees it: bytes out, every byte and its moment back.
+
+The suite writes its requests itself, so that what a check sends is what travels (raw slashes,
+two equal headers, control characters), and h11 reads the responses. Nothing is normalized,
+followed, retried or decoded behind a check's back, and no exchange outlives its deadline.
+"""
+
+import json
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import h11
+
+CHAT = "/v1/chat/completions"
+MAX_BODY_BYTES = 10_000_000
+PIECE_BYTES = 65_536
+SHOWN_CHARACTERS = 160
+
+Headers = Iterable[tuple[str, str | bytes]]
+
+
+class NoAnswer(Exception):
+    """The server gave no complete HTTP response within the time allowed."""
+
+
+def shorten(text: str) -> str:
+    """Return *text* on one line and short enough for a message."""
+    line = text.encode("unicode_escape").decode("ascii")
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]}..."
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server lives: *prefix* is the base URL's own path, without a slash at its end."""
+
+    scheme: str
+    host: str
+    port: int
+    prefix: str
+
+    @classmethod
+    def of(cls, url: str) -> Self:
+        """
+        Read a base URL.
+
+        Raises:
+            ValueError: it isn't an http or https URL with a host.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"{url!r} is no http:// or https:// URL")
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return cls(parts.scheme, parts.hostname, port, parts.path.rstrip("/"))
+
+    @property
+    def host_header(self) -> str:
+        """The Host header's value."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as it is written to the wire, without its request line's version."""
+
+    method: str
+    target: str
+    headers: tuple[tuple[str, bytes], ...]
+    body: bytes
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes that travel."""
+        lines = [f"{self.method} {self.target} HTTP/1.1".encode("latin-1")]
+        lines += [name.encode("latin-1") + b": " + value for name, value in self.headers]
+        return b"\r\n".join([*lines, b"", self.body])
+
+    def __str__(self) -> str:
+        """Show it in one line, secrets left out, and without the headers that all requests have."""
+        usual = {"host", "user-agent", "accept", "content-length"}
+        shown = [
+            f"{name}: {'<redacted>' if name.lower() == 'authorization' else value.decode('latin-1')}"
+            for name, value in self.headers
+            if name.lower() not in usual or (name.lower() == "accept" and value != b"*/*")
+        ]
+        parts = [f"{self.method} {self.target}", *shown, self.body.decode("utf-8", "replace")]
+        return " | ".join(shorten(part) for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """
+    One request and its whole response.
+
+    Attributes:
+        headers: in the order and the spelling of the wire.
+        head_s: seconds from before the request to the end of the response's headers.
+        total_s: the same, to the end of its body.
+    """
+
+    request: Request
+    status: int
+    headers: tuple[tuple[str, bytes], ...]
+    body: bytes
+    head_s: float
+    total_s: float
+
+    def values(self, name: str) -> list[str]:
+        """Return the values of all headers called *name*, one for each line of the wire."""
+        return [value.decode("latin-1") for key, value in self.headers if key.lower() == name]
+
+    @property
+    def request_id(self) -> str:
+        """The response's X-Request-ID; empty when there is none, joined when there are more."""
+        return ", ".join(self.values("x-request-id"))
+
+    @property
+    def media_type(self) -> str:
+        """The content type without its parameters."""
+        return ", ".join(self.values("content-type")).partition(";")[0].strip().lower()
+
+    def document(self) -> object:
+        """Return the body read as strict JSON, or None where it isn't."""
+        return read_json(self.body)
+
+    def fields(self) -> dict[str, Any]:
+        """Return the body's JSON object, or an empty one where it is something else."""
+        found = self.document()
+        return found if isinstance(found, dict) else {}
+
+    def __str__(self) -> str:
+        """Show status and body in one line."""
+        body = shorten(self.body.decode("utf-8", "replace"))
+        return f"{self.status} {self.media_type or 'without content type'} {body}".rstrip()
+
+
+def read_json(text: bytes | str) -> object:
+    """Return what *text* says as strict JSON (no NaN, valid UTF-8), or None where it isn't."""
+    try:
+        decoded = text.decode("utf-8") if isinstance(text, bytes) else text
+        parsed: object = json.loads(decoded, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return None
+    return parsed
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+class Connection:
+    """One TCP or TLS connection, good for one exchange after another."""
+
+    def __init__(self, address: Address, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._began = time.monotonic()
+        self._http = h11.Connection(h11.CLIENT)
+        self._is_fresh = True
+        try:
+            self._socket = _connect(address, timeout_s)
+        except OSError as error:
+            raise NoAnswer(f"no connection: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._socket.close()
+
+    def exchange(
+        self, request: Request, on_piece: Callable[[bytes], None] | None = None
+    ) -> Exchange:
+        """
+        Send *request* and read the response; *on_piece* sees each piece of its body at once.
+
+        Raises:
+            NoAnswer: nothing, nonsense, too much, or not all of it within the time allowed.
+        """
+        self._start_cycle(request.method)
+        try:
+            self._send(request.to_bytes())
+            return self._read(request, on_piece)
+        except TimeoutError as error:
+            raise NoAnswer(f"no complete response within {self._timeout_s:g} s") from error
+        except OSError as error:
+            raise NoAnswer(f"connection lost: {error}") from error
+        except h11.RemoteProtocolError as error:
+            raise NoAnswer(f"not HTTP, or cut short: {shorten(str(error))}") from error
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether the server keeps the connection open for another exchange."""
+        return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+
+    def _start_cycle(self, method: str) -> None:
+        """Tell h11 which method is under way; the bytes it would send are not ours."""
+        if not self._is_fresh:
+            self._began = time.monotonic()
+            self._http.start_next_cycle()
+        self._is_fresh = False
+        self._http.send(h11.Request(method=method, target="/", headers=[("Host", "h11")]))
+        self._http.send(h11.EndOfMessage())
+
+    def _send(self, data: bytes) -> None:
+        self._socket.settimeout(self._time_left())
+        try:
+            self._socket.sendall(data)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # refused half-way: the answer may be there to read all the same
+
+    def _read(self, request: Request, on_piece: Callable[[bytes], None] | None) -> Exchange:
+        head, head_s = h11.Response(status_code=200, headers=[]), 0.0
+        body = bytearray()
+        while not isinstance(event := self._next_event(), h11.EndOfMessage):
+            if isinstance(event, h11.Response):
+                head, head_s = event, time.monotonic() - self._began
+            elif isinstance(event, h11.Data):
+                body += event.data
+                if on_piece:
+                    on_piece(bytes(event.data))
+            if len(body) > MAX_BODY_BYTES:
+                raise NoAnswer(f"more than {MAX_BODY_BYTES} bytes")
+        headers = tuple((name.decode("latin-1"), value) for name, value in head.headers.raw_items())
+        total_s = time.monotonic() - self._began
+        return Exchange(request, head.status_code, headers, bytes(body), head_s, total_s)
+
+    def _next_event(self) -> object:
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            self._socket.settimeout(self._time_left())
+            self._http.receive_data(self._socket.recv(PIECE_BYTES))
+        if isinstance(event, h11.ConnectionClosed):
+            raise NoAnswer("connection closed without a response")
+        return event
+
+    def _time_left(self) -> float:
+        left = self._began + self._timeout_s - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
+def _connect(address: Address, timeout_s: float) -> socket.socket:
+    plain = socket.create_connection((address.host, address.port), timeout=timeout_s)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if address.scheme == "http":
+        return plain
+    try:
+        return ssl.create_default_context().wrap_socket(plain, server_hostname=address.host)
+    except OSError:
+        plain.close()
+        raise
+
+
+class Server:
+    """
+    The server under test.
+
+    Attributes:
+        seen: every complete exchange so far, for the checks that look at all of them; servers
+            that are given the same list share it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float,
+        seen: list[Exchange],
+        api_key: str = "",
+        model: str = "",
+    ) -> None:
+        self.url = url
+        self.address = Address.of(url)
+        self.timeout_s = timeout_s
+        self.seen = seen
+        self._api_key = api_key
+        self._model = model
+
+    @property
+    def model(self) -> str:
+        """The model to ask: the one given, or else the first listed that can chat."""
+        if not self._model:
+            models = self.models()
+            chatting = [model for model in models if "chat" in tags_of(model)]
+            self._model = str((chatting or models or [{}])[0].get("id", "no-model-listed"))
+        return self._model
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return the entries of /v1/models; none where it gives no such list."""
+        data = self.get("/v1/models").fields().get("data")
+        return [each for each in data if isinstance(each, dict)] if isinstance(data, list) else []
+
+    def request(
+        self, method: str, path: str, headers: Headers = (), body: bytes | None = None
+    ) -> Request:
+        """Build a request; *headers* come after the usual ones and replace those they name."""
+        usual: list[tuple[str, str | bytes]] = [
+            ("Host", self.address.host_header),
+            ("User-Agent", "tier3a-conformance"),
+            ("Accept", "*/*"),
+        ]
+        if self._api_key:
+            usual.append(("Authorization", f"Bearer {self._api_key}"))
+        if body is not None:
+            usual.append(("Content-Length", str(len(body))))
+        own = list(headers)
+        named = {name.lower() for name, _ in own}
+        lines = [*(pair for pair in usual if pair[0].lower() not in named), *own]
+        encoded = tuple(
+            (name, value.encode("latin-1") if isinstance(value, str) else value)
+            for name, value in lines
+        )
+        return Request(method, self.address.prefix + path, encoded, body or b"")
+
+    def connect(self) -> Connection:
+        """
+        Open a connection of its own.
+
+        Raises:
+            NoAnswer: it can't be had.
+        """
+        return Connection(self.address, self.timeout_s)
+
+    def send(self, request: Request, on_piece: Callable[[bytes], None] | None = None) -> Exchange:
+        """
+        Exchange one request on a new connection.
+
+        Raises:
+            NoAnswer: no complete response came in time.
+        """
+        with self.connect() as connection:
+            exchange = connection.exchange(request, on_piece)
+        self.seen.append(exchange)
+        return exchange
+
+    def get(self, path: str, headers: Headers = ()) -> Exchange:
+        """GET *path*."""
+        return self.send(self.request("GET", path, headers))
+
+    def chat_request(self, content: str, headers: Headers = (), **fields: object) -> Request:
+        """Build a chat request of one user message; *fields* are added to its body."""
+        body = chat_body(content, **({"model": self.model} | fields))
+        json_type = ("Content-Type", "application/json")
+        return self.request("POST", CHAT, [json_type, *headers], json.dumps(body).encode())
+
+    def chat(self, content: str, headers: Headers = (), **fields: object) -> Exchange:
+        """Post a chat request of one user message."""
+        return self.send(self.chat_request(content, headers, **fields))
+
+
+def tags_of(model: dict[str, Any]) -> set[str]:
+    """Return a listed model's tags; none where they aren't a list of strings."""
+    tags = model.get("tags")
+    return {tag for tag in tags if isinstance(tag, str)} if isinstance(tags, list) else set()
+
+
+def chat_body(content: str, **fields: object) -> dict[str, object]:
+    """Return a chat request's body: one user message, and *fields*."""
+    return {"messages": [{"role": "user", "content": content}]} | fields

@@ -1,0 +1,126 @@
+"""OAI: the OpenAI surface, as far as the guide promises it."""
+
+import pytest
+
+from conformance.answers import JSON_TYPE, UNKNOWN_ROUTE, Answers
+from conformance.catalogue import Requirement
+from conformance.client import CHAT, Exchange, Server
+from conformance.contracts import check_all_seen
+from conformance.openai_shapes import (
+    choice_problem,
+    chunk_problem,
+    chunks,
+    completion_problem,
+    envelope_problem,
+    framing_problem,
+    sum_problem,
+    usage_chunk_problem,
+)
+from conformance.verdicts import check, not_tested, requirement
+
+STREAM_ASPECTS = {"framing": framing_problem, "chunks": chunk_problem, "choices": choice_problem}
+NOT_JSON = {
+    "cut": b'{"model": "gemma", "messages": [',
+    "empty": b"",
+    "words": b"hello",
+    "trailing": b'{"messages": []} {}',
+}
+CONTRACTS = {
+    "OAI-1": ("chat-completion", "completion"),
+    "OAI-2": ("chat-completion-chunk", "stream"),
+    "OAI-3": ("error", "invalid-json"),
+    "OAI-4": ("error", "unrouted"),
+}
+ACCEPTS = ["application/json", "application/xml", "text/html", "text/event-stream", "*/*"]
+
+
+def is_refused_chat(answer: Exchange) -> bool:
+    """Whether a chat's body was found to be wrong."""
+    return answer.request.target.endswith(CHAT) and answer.status == 400
+
+
+def streamed(answers: Answers, kind: str) -> Exchange:
+    """Return a stream whose framing is right; leave the check open where it isn't."""
+    answer = answers.truly_of(kind)
+    if problem := framing_problem(answer):
+        not_tested(f"the stream can't be read: {problem}")
+    return answer
+
+
+@requirement("OAI-1")
+def test_completion_has_its_shape(demand: Requirement, answers: Answers) -> None:
+    """A chat completion is what OpenAI's clients expect."""
+    answer = answers.of("completion")
+    problem = completion_problem(answer)
+
+    check(demand, not problem, problem, answer)
+
+
+@pytest.mark.parametrize("aspect", STREAM_ASPECTS)
+@requirement("OAI-2")
+def test_stream_has_its_shape(demand: Requirement, answers: Answers, aspect: str) -> None:
+    """A stream is events of chunks: a role, deltas, one finish reason, one [DONE]."""
+    answer = answers.of("stream")
+    problem = STREAM_ASPECTS[aspect](answer)
+
+    check(demand, not problem, f"{aspect}: {problem}", answer)
+
+
+@requirement("OAI-2")
+def test_stream_ends_with_usage_on_request(demand: Requirement, answers: Answers) -> None:
+    """With include_usage, a last chunk without choices carries the usage."""
+    answer = streamed(answers, "usage-stream")
+    problem = usage_chunk_problem(answer)
+
+    check(demand, not problem, problem, answer)
+
+
+@pytest.mark.parametrize("body", NOT_JSON)
+@requirement("OAI-3")
+def test_invalid_json_is_refused(demand: Requirement, server: Server, body: str) -> None:
+    """A body that can't be read is the client's mistake, and is told so in the envelope."""
+    answer = server.send(server.request("POST", CHAT, [JSON_TYPE], NOT_JSON[body]))
+    problem = envelope_problem(answer)
+
+    check(demand, answer.status == 400, f"status {answer.status}", answer)
+    check(demand, not problem, problem, answer)
+
+
+@pytest.mark.parametrize("accept", ACCEPTS)
+@requirement("OAI-4")
+def test_unknown_route_is_not_found(demand: Requirement, server: Server, accept: str) -> None:
+    """An unknown route answers in JSON, whatever the client would rather have."""
+    answer = server.get(UNKNOWN_ROUTE, [("Accept", accept)])
+    problem = envelope_problem(answer)
+
+    check(demand, answer.status == 404, f"status {answer.status}", answer)
+    check(demand, not problem, problem, answer)
+
+
+@pytest.mark.parametrize("kind", ["completion", "usage-stream"])
+@requirement("OAI-5")
+def test_total_is_the_sum(demand: Requirement, answers: Answers, kind: str) -> None:
+    """Prompt and completion make the total, streamed or not."""
+    if kind == "completion":
+        answer = answers.truly_of(kind)
+        usage = answer.fields().get("usage")
+    else:
+        answer = streamed(answers, kind)
+        usage = chunks(answer)[-1].get("usage")
+    problem = sum_problem(usage)
+
+    check(demand, not problem, problem, answer)
+
+
+@pytest.mark.closing
+@requirement(*CONTRACTS)
+def test_every_answer_keeps_its_contract(
+    demand: Requirement, server: Server, answers: Answers
+) -> None:
+    """Each completion, chunk and error that was seen in this run fits its schema."""
+    contract, kind = CONTRACTS[demand.id]
+    answers.of(kind)
+
+    # Only a body that isn't JSON must have the envelope; that other errors have it is OAI-4's.
+    is_concerned = is_refused_chat if demand.id == "OAI-3" else lambda _: True
+    check_all_seen(demand, server, contract, is_concerned)
