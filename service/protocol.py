@@ -20,7 +20,6 @@ Either side's death is the end of file on the other's socket.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -234,20 +233,21 @@ class FrameSplitter:
     def __init__(self) -> None:
         self._pending = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
+    def feed(self, data: bytes) -> list[bytes]:
         """
-        Take *data* and yield each frame's body that is now complete.
+        Take *data* and return the body of each frame that is now complete.
 
         Raises:
             ValueError: a frame claims to be over MAX_FRAME_BYTES; the stream is not ours.
         """
         self._pending += data
+        bodies = []
         while len(self._pending) >= 4:
             (n_bytes,) = struct.unpack_from(">I", self._pending)
             if n_bytes > MAX_FRAME_BYTES:
                 raise ValueError(f"frame of {n_bytes} bytes")
             if len(self._pending) < 4 + n_bytes:
-                return
-            body = bytes(self._pending[4 : 4 + n_bytes])
+                break
+            bodies.append(bytes(self._pending[4 : 4 + n_bytes]))
             del self._pending[: 4 + n_bytes]
-            yield body
+        return bodies

@@ -8,6 +8,8 @@ table are made from. A flag beats the environment, the environment beats the def
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,9 +38,24 @@ class Seconds(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the seconds; fails with the value and the range."""
         try:
-            return super().convert(value, param, ctx)
+            found = super().convert(value, param, ctx)
         except click.BadParameter:
+            found = math.nan
+        if math.isnan(found):
             self.fail(f"{value!r} is not in the range {self._describe_range()}.", param, ctx)
+        return found
+
+
+class Key(click.types.StringParamType):
+    """A secret that cannot be empty by accident."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the key; fails if there is nothing in it."""
+        if not str(value).strip():
+            self.fail(
+                "a key has at least one character; leave the option out for none.", param, ctx
+            )
+        return super().convert(value, param, ctx)
 
 
 class ModelType(click.Choice[str]):
@@ -57,9 +74,9 @@ class ModelType(click.Choice[str]):
 
 
 def _option(env: str, flag: str, kind: click.ParamType[Any], default: Any, help_: str) -> Any:
-    """Return the dataclass field for one option; *kind* carries type and range."""
+    """Return the dataclass field for one option; *kind* carries type and range, a key is never shown."""
     metadata = {"env": env, "flag": flag, "kind": kind, "help": help_}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata, repr=not isinstance(kind, Key))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -107,13 +124,18 @@ class Settings:
         "The least severe lines that are logged.",
     )  # fmt: skip
     api_key: str | None = _option(
-        "API_KEY", "--api-key", click.STRING, None,
+        "API_KEY", "--api-key", Key(), None,
         "When set, every route but the probes wants it as a bearer token.",
     )  # fmt: skip
 
     def is_loopback(self) -> bool:
         """Tell whether `host` can be reached from this machine alone."""
-        return self.host in {"localhost", "::1"} or self.host.startswith("127.")
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:  # a name: who knows where it leads
+            return False
 
 
 OPTIONS = dataclasses.fields(Settings)

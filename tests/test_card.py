@@ -188,8 +188,14 @@ def test_template_in_two_places(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"chat_template": None}, {"chat_template": []}, {"chat_template": [{"name": "rag", "template": "x"}]}]
-)  # fmt: skip
+    "settings",
+    [
+        {},
+        {"chat_template": None},
+        {"chat_template": []},
+        {"chat_template": [{"name": "rag", "template": "x"}]},
+    ],
+)
 def test_template_when_there_is_none(tmp_path: Path, settings: object) -> None:
     """Without a template nobody can chat, and the tag says so by its absence."""
     card = card_of(model_folder(tmp_path, PLAIN, tokenizer_config_json=settings))

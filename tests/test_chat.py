@@ -63,7 +63,9 @@ def test_temperature_is_kept(value: float) -> None:
 )  # fmt: skip
 def test_sampling_is_kept(field: str, value: float) -> None:
     """Each sampling field arrives as it was sent, zeros included."""
-    assert Sampling(**{field: value}) == parsed(**{field: value}).job.sampling
+    change: dict[str, Any] = {field: value}
+
+    assert Sampling(**change) == parsed(**change).job.sampling
 
 
 @pytest.mark.parametrize("field", ["top_k", "seed", "max_tokens", "max_completion_tokens"])
@@ -252,7 +254,8 @@ def test_content_when_a_list(role: str) -> None:
 )
 def test_content_when_not_text(part: dict[str, Any]) -> None:
     """What this model cannot read is refused at its place, and its address is not repeated."""
-    messages = [HELLO["messages"][0], {"role": "user", "content": [{"type": "text", "text": "x"}, part]}]  # fmt: skip
+    content = [{"type": "text", "text": "x"}, part]
+    messages = [HELLO["messages"][0], {"role": "user", "content": content}]
     with pytest.raises(InvalidRequest) as caught:
         parsed(messages=messages)
 

@@ -145,10 +145,10 @@ def test_check_when_the_two_libraries_disagree(monkeypatch: pytest.MonkeyPatch) 
     """A body that only the fast library refuses is refused all the same, without an invented place."""
 
     class Stern:
-        def is_valid(self, body: object) -> bool:
+        def is_valid(self, _body: object) -> bool:
             return False
 
-    monkeypatch.setattr(contracts, "_validator", lambda name: Stern())
+    monkeypatch.setattr(contracts, "_validator", lambda _name: Stern())
     error = refusal(HELLO)
 
     assert (400, None) == (error.status, error.param)

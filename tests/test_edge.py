@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import re
@@ -18,9 +19,8 @@ from service import contracts
 from service.errors import ModelNotReady
 from service.telemetry import LineFormatter, Metrics, request_id
 from service.web import edge
-from service.web.edge import App, Edge
+from service.web.edge import App, Edge, Event
 
-Event = dict[str, Any]
 PROMPT_S = 0.05  # a client that left is noticed within this time
 STARTED = re.compile(r"^Request started: (\S+) (\S*) \[request_id=([ -~]+)\]$")
 COMPLETED = re.compile(
@@ -67,7 +67,7 @@ class Wire:
         """The status that was sent, exactly once if at all."""
         starts = [event for event in self.sent if event["type"] == "http.response.start"]
         assert len(starts) <= 1
-        return starts[0]["status"] if starts else None
+        return int(starts[0]["status"]) if starts else None
 
     def header(self, name: bytes) -> list[str]:
         """Every value sent under *name*."""
@@ -642,11 +642,38 @@ def test_body_when_slow_but_coming(monkeypatch: pytest.MonkeyPatch) -> None:
         wire = Wire(b"0", is_whole=False)
         loop = asyncio.get_running_loop()
         for i in range(1, 5):
-            loop.call_later(0.04 * i, lambda i=i: wire.give(b"x", more=i < 4))
+            loop.call_later(0.04 * i, functools.partial(wire.give, b"x", more=i < 4))
         await _serve(fine, wire, scope_of("POST"))
         return wire.status
 
     assert 200 == asyncio.run(scenario())
+
+
+def test_client_that_stops_reading_is_cut(
+    monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    """Who takes nothing for too long is as good as gone: the work ends, what it held is given back."""
+    monkeypatch.setattr(edge, "READ_STALL_S", 0.02)
+    stack = Stack()
+
+    class Stuck(Wire):
+        async def send(self, event: Event) -> None:
+            await super().send(event)
+            if event["type"] == "http.response.body":
+                await asyncio.Event().wait()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        stack.open_in(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+
+    wire = Stuck()
+    asyncio.run(_serve(app, wire, scope_of()))
+
+    assert 2 == len(wire.sent)
+    assert 1 == stack.n_closed
+    assert "499" == pair(lines)[1][3]
 
 
 def test_client_that_leaves_within_the_body(lines: list[str]) -> None:
@@ -795,13 +822,17 @@ def test_socket_when_aborted() -> None:
         await endless(scope, receive, send)
 
     async def scenario() -> tuple[bytes, int]:
-        async with asyncio.timeout(10), server(app) as (whole, port):
-            async with connection(port) as (r1, w1), connection(port) as (r2, w2):
-                w1.write(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
-                w2.write(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
-                await r1.readuntil(b"\r\n\r\n")
-                await asyncio.sleep(0.02)
-                whole.abort()
-                return await r1.read(), (await read_response(r2))[0]
+        async with (
+            asyncio.timeout(10),
+            server(app) as (whole, port),
+            connection(port) as (r1, w1),
+            connection(port) as (r2, w2),
+        ):
+            w1.write(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+            w2.write(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+            await r1.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(0.02)
+            whole.abort()
+            return await r1.read(), (await read_response(r2))[0]
 
     assert (b"", 503) == asyncio.run(scenario())

@@ -18,23 +18,23 @@ ACCEPTS = ["application/json", "application/xml", "text/html", "text/event-strea
 class Faulty:
     """A resource whose every method fails in its own way."""
 
-    async def on_get(self, req: Request, resp: Response) -> None:
+    async def on_get(self, req: Request, resp: Response) -> None:  # noqa: ARG002
         """Break by a bug."""
         raise RuntimeError("s3cret in /etc/passwd")
 
-    async def on_post(self, req: Request, resp: Response) -> None:
+    async def on_post(self, req: Request, resp: Response) -> None:  # noqa: ARG002
         """Refuse by an error of ours."""
         raise UnsupportedParameter("n is not supported.", param="n")
 
-    async def on_put(self, req: Request, resp: Response) -> None:
+    async def on_put(self, req: Request, resp: Response) -> None:  # noqa: ARG002
         """Refuse for a while."""
         raise QueueFull("Full.", retry_after_s=3)
 
-    async def on_patch(self, req: Request, resp: Response) -> None:
+    async def on_patch(self, req: Request, resp: Response) -> None:  # noqa: ARG002
         """Fail by an error of the framework's that carries words of its own."""
         raise falcon.HTTPBadRequest(title="s3cret", description="s3cret")
 
-    async def on_delete(self, req: Request, resp: Response) -> None:
+    async def on_delete(self, req: Request, resp: Response) -> None:  # noqa: ARG002
         """Fail for a while without saying for how long."""
         raise ModelNotReady("Not yet.")
 

@@ -24,7 +24,7 @@ FORM = "application/x-www-form-urlencoded"
 class Everything:
     """A resource that lets everyone in."""
 
-    async def on_get(self, req: Request, resp: Response) -> None:
+    async def on_get(self, req: Request, resp: Response) -> None:  # noqa: ARG002
         """Answer."""
         resp.text = "in"
 
@@ -137,7 +137,7 @@ def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> 
     for authorization in ("Bearer wrong", "Bearer k"):
         ask("GET", "/v1/models", {"Authorization": authorization}, key="k")
 
-    assert [(b"Bearer wrong", b"Bearer k"), (b"Bearer k", b"Bearer k")] == compared
+    assert [(b"wrong", b"k"), (b"k", b"k")] == compared
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
@@ -164,9 +164,7 @@ def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> 
         ("x; application/json", None, 415),
     ],
 )
-def test_media_type(
-    method: str, content_type: str | None, origin: str | None, status: int
-) -> None:
+def test_media_type(method: str, content_type: str | None, origin: str | None, status: int) -> None:
     """JSON passes; curl's defaults pass from anything but a browser; all else is refused."""
     headers: dict[str, str | bytes] = {}
     if content_type is not None:

@@ -156,9 +156,7 @@ def test_bad_value_in_the_environment(
 
 
 @pytest.mark.parametrize("kind", ["multimodal", "embeddings", "whisper"])
-def test_model_type_when_known_but_not_built(
-    kind: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_model_type_when_known_but_not_built(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A type that is planned stops the start with a line that says so and names what is served."""
     printed = refusal(["--model-type", kind], capsys)
 

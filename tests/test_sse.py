@@ -91,7 +91,7 @@ def test_stream_when_something_breaks(error: Exception, code: str) -> None:
 
 def test_stream_when_a_chunk_cannot_be_written() -> None:
     """A text that is no text costs its own stream, which still ends as it should."""
-    first, event, *rest = streamed({"i": 1}, {"text": "\ud800"}, {"i": 3})
+    _, event, *rest = streamed({"i": 1}, {"text": "\ud800"}, {"i": 3})
 
     assert "internal_error" == data_of(event)["error"]["code"]
     assert [DONE] == rest

@@ -46,7 +46,7 @@ def read_card(folder: Path, model_id: str, context_length: int | None, created: 
     config = _read_json(folder / "config.json")
     if config is None:
         raise UnfitModel(f"{folder.name} holds no config.json")
-    text_config = config | config.get("text_config", {})
+    text_config = config | _section(config, "text_config")
     template = _chat_template(folder)
     used = " ".join(_TEMPLATE_TAG.findall(template or ""))
     bits = _quantization_bits(config)
@@ -74,27 +74,39 @@ def model_id_of(folder: Path) -> str:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     """Return the object in *path*, None if there is no such file."""
-    if not path.is_file():
+    text = _read_text(path)
+    if text is None:
         return None
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
-        raise UnfitModel(f"{path.name} cannot be read: {error}") from error
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UnfitModel(f"{path.name} is no valid JSON ({type(error).__name__})") from error
     if not isinstance(found, dict):
         raise UnfitModel(f"{path.name} holds no JSON object")
     return found
 
 
+def _read_text(path: Path) -> str | None:
+    """Return what *path* holds, None if there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        return path.read_text("utf-8")
+    except (ValueError, OSError) as error:
+        raise UnfitModel(f"{path.name} cannot be read ({type(error).__name__})") from error
+
+
 def _family(config: dict[str, Any]) -> str:
     """Return the leading letters of the architecture: gemma3_text is of family gemma."""
-    letters = re.match(r"[a-z]+", str(config.get("model_type", "")).lower())
+    letters = re.match(r"[a-z]+", str(config.get("model_type") or "").lower())
     if letters is None:
         raise UnfitModel("config.json names no model_type")
     return letters.group()
 
 
 def _context_length(config: dict[str, Any], configured: int | None) -> int:
-    own = next((config[key] for key in _CONTEXT_KEYS if isinstance(config.get(key), int)), None)
+    lengths = [config[key] for key in _CONTEXT_KEYS if isinstance(config.get(key), int)]
+    own = next((length for length in lengths if length > 0), None)
     if own is None and configured is None:
         raise UnfitModel("config.json tells no context length; set CONTEXT_LENGTH")
     if own is not None and configured is not None and configured > own:
@@ -103,20 +115,26 @@ def _context_length(config: dict[str, Any], configured: int | None) -> int:
 
 
 def _quantization_bits(config: dict[str, Any]) -> int | None:
-    quantization = config.get("quantization") or config.get("quantization_config") or {}
-    bits = quantization.get("bits")
+    bits = (_section(config, "quantization") | _section(config, "quantization_config")).get("bits")
     return bits if isinstance(bits, int) else None
+
+
+def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the object under *name*, an empty one if there is none."""
+    found = config.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _chat_template(folder: Path) -> str | None:
     """Return the template from its own file, else from the tokenizer's settings."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text("utf-8")
+    own = _read_text(folder / "chat_template.jinja")
+    if own is not None:
+        return own
     for name in ("chat_template.json", "tokenizer_config.json"):
         template = (_read_json(folder / name) or {}).get("chat_template")
         if isinstance(template, list):  # several by name; the default one counts
-            template = next((t["template"] for t in template if t.get("name") == "default"), None)
+            named = [t for t in template if isinstance(t, dict) and t.get("name") == "default"]
+            template = named[0].get("template") if named else None
         if isinstance(template, str):
             return template
     return None

@@ -83,20 +83,20 @@ class Admission:
             async with asyncio.timeout(self._timeout_s):
                 return await turn
         except TimeoutError:
+            self._leave(turn)
             raise QueueTimeout(
                 f"The request waited {self._timeout_s:g} s and was not started.",
                 retry_after_s=RETRY_AFTER_S,
             ) from None
-        finally:
+        except BaseException:
             self._leave(turn)
+            raise
 
     def _leave(self, turn: asyncio.Future[Permit]) -> None:
-        """Clear the place; a permit that arrived while the waiter was being cancelled goes on."""
+        """Clear the place of a waiter that goes; a permit that came at that very moment goes on."""
         if turn in self._waiting:
             self._waiting.remove(turn)
-        task = asyncio.current_task()
-        was_given = turn.done() and not turn.cancelled() and turn.exception() is None
-        if was_given and task is not None and task.cancelling():
+        if turn.done() and not turn.cancelled() and turn.exception() is None:
             turn.result().release()
 
     def _pass_on(self) -> None:

@@ -1,9 +1,10 @@
 """
 The states of a model, in one table.
 
-    STARTING ──> LOADING ──> WARMING ──> READY ──> DRAINING ──> STOPPED
-        ^           │           │          │
-        └── FAILED <┴───────────┴──────────┘
+    STARTING ──> LOADING ──> WARMING ──> READY
+       ^ │          │           │          │
+       │ v          v           v          v
+       FAILED <────────────────────────────┘       any ──> DRAINING ──> STOPPED
 
 STARTING   the engine process is being started (503)
 LOADING    it runs and reads the weights (503)
@@ -114,8 +115,9 @@ class Lifecycle:
             self._move(State.DRAINING, "the server is ending")
 
     def stopped(self) -> None:
-        """Note that the engine process is gone, as asked."""
-        self._move(State.STOPPED, "the server has ended")
+        """Note that the engine process is gone, as asked. Idempotent."""
+        if self.state is not State.STOPPED:
+            self._move(State.STOPPED, "the server has ended")
 
     def refusal(self) -> ServiceError:
         """Return the error for a request that came while the model takes none."""

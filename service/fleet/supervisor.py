@@ -54,7 +54,7 @@ ROOT = str(Path(__file__).resolve().parents[2])
 ENGINE_COMMAND = (sys.executable, "-m", "service.engine")
 MAX_QUICK_DEATHS = 3
 QUICK_DEATH_S = 10.0
-PAUSES_S = (0.1, 1.0, 4.0)
+PAUSES_S = (0.1, 1.0)
 STALL_S = 120.0
 EXIT_S = 1.0
 
@@ -69,7 +69,7 @@ class Supervisor:
         metrics: where deaths and tokens are counted.
         command: argv of the engine; the number of its socket is appended.
         stall_s: seconds without a word, while there is work, after which it is killed.
-        pauses_s: waits before the second, third and later lives after quick deaths.
+        pauses_s: waits after the first, second and later quick deaths.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class Supervisor:
         self._link: _Link | None = None
         self._is_idle = asyncio.Event()
         self._load_failure: str | None = None
+        self._was_healthy = False
         self._keeper: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -147,17 +148,22 @@ class Supervisor:
             if self.lifecycle.state is State.DRAINING:
                 return
             self.lifecycle.failed(reason)
-            is_quick = time.monotonic() - born_s < QUICK_DEATH_S
+            is_quick = not self._was_healthy or time.monotonic() - born_s < QUICK_DEATH_S
             n_quick_deaths = n_quick_deaths + 1 if is_quick else 0
             if n_quick_deaths >= MAX_QUICK_DEATHS:
                 _log.error("The engine ended %d times in a row; it stays down.", n_quick_deaths)
                 return
-            await asyncio.sleep(self._pauses_s[min(n_quick_deaths, len(self._pauses_s) - 1)])
+            await asyncio.sleep(
+                self._pauses_s[min(max(n_quick_deaths, 1), len(self._pauses_s)) - 1]
+            )
+            if self.lifecycle.state is not State.FAILED:  # the server began to end meanwhile
+                return
             self.lifecycle.starting_again()
 
     async def _live(self) -> str:
         """Run one engine process to its end; return why it ended."""
         self._load_failure = None
+        self._was_healthy = False
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -165,11 +171,15 @@ class Supervisor:
         except OSError as error:
             ours.close()
             return f"its process could not be started: {error.strerror}"
+        except BaseException:
+            ours.close()
+            raise
+        fault = None
         try:
-            stall = await self._converse(ours)
+            fault = await self._converse(ours)
         finally:
-            code = await _end(process)
-        return self._load_failure or stall or _describe_exit(code)
+            code = await _end(process, EXIT_S if fault is None else 0)
+        return self._load_failure or fault or _describe_exit(code)
 
     async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
         # A session of its own: a Ctrl-C in the terminal is for us to pass on, by closing the socket.
@@ -184,7 +194,7 @@ class Supervisor:
         )
 
     async def _converse(self, ours: socket.socket) -> str | None:
-        """Carry messages until the engine's end closes; return a reason of our own if it hung."""
+        """Carry messages until the engine's end closes; return why it must be killed, if it must."""
         loop = asyncio.get_running_loop()
         _, link = await loop.create_connection(lambda: _Link(self._on_message), sock=ours)
         self._link = link
@@ -198,11 +208,11 @@ class Supervisor:
             link.close()
 
     async def _watch(self, link: _Link) -> str | None:
-        """Wait for the link's end; return a reason of our own if the engine hung instead."""
+        """Wait for the link's end; return why the engine must be killed, if it must."""
         while True:
             await asyncio.wait({link.closed}, timeout=min(1.0, self._stall_s / 4))
             if link.closed.done():
-                return None
+                return link.fault
             is_at_work = bool(self._tickets) or self.lifecycle.state is State.WARMING
             if not is_at_work:
                 link.heard_s = time.monotonic()
@@ -224,6 +234,7 @@ class Supervisor:
                 self._fail_ticket(number, InternalError("The engine failed on this request."))
             case Loaded(card):
                 if self.lifecycle.state is State.LOADING:
+                    self._was_healthy = True
                     self.lifecycle.warming(card)
             case WarmedUp(error):
                 if self.lifecycle.state is State.WARMING:
@@ -264,11 +275,13 @@ class _Link(asyncio.Protocol):
     Attributes:
         closed: done when the engine's end is gone.
         heard_s: monotonic seconds of its last word.
+        fault: what was wrong with its words; None: nothing.
     """
 
     def __init__(self, on_message: Callable[[FromEngine], None]) -> None:
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.heard_s = time.monotonic()
+        self.fault: str | None = None
         self._on_message = on_message
         self._splitter = FrameSplitter()
         self._transport: asyncio.WriteTransport | None = None
@@ -283,6 +296,7 @@ class _Link(asyncio.Protocol):
                 self._on_message(from_engine_decoder.decode(body))
         except (ValueError, msgspec.ValidationError):
             _log.exception("The engine sent what is no message; its link is closed.")
+            self.fault = "it sent what is no message and was killed"
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
@@ -300,17 +314,21 @@ class _Link(asyncio.Protocol):
             self._transport.close()
 
 
-async def _end(process: asyncio.subprocess.Process) -> int:
-    """Wait a moment for *process* to exit by itself, then kill it; return its exit status."""
+async def _end(process: asyncio.subprocess.Process, patience_s: float) -> int:
+    """Give *process* some seconds to exit by itself, then kill it; return its exit status."""
     waiting = asyncio.ensure_future(process.wait())
-    await asyncio.wait({waiting}, timeout=EXIT_S)
-    if not waiting.done():
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-    return await waiting
+    try:
+        await asyncio.wait({waiting}, timeout=patience_s)
+    finally:  # also if nobody wants to wait any longer
+        if not waiting.done():
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        await asyncio.wait({waiting})
+    return waiting.result()
 
 
 def _describe_exit(code: int) -> str:
-    if code < 0:
-        return f"its process was ended by {signal.Signals(-code).name}"
-    return f"its process exited with status {code}"
+    if code >= 0:
+        return f"its process exited with status {code}"
+    names = (known.name for known in signal.Signals if known == -code)
+    return f"its process was ended by {next(names, f'signal {-code}')}"

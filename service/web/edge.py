@@ -221,10 +221,12 @@ class Edge:
             if not app.done():
                 raise ClientGone
             app.result()
+            if exchange.status is None:
+                raise InternalError("The server gave no answer.")
         finally:
             app.cancel()
             gone.cancel()
-            await asyncio.wait({app, gone})
+            await asyncio.gather(app, gone, return_exceptions=True)
 
 
 def _request_id(scope: Scope) -> str:

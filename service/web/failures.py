@@ -9,7 +9,7 @@ import falcon
 import msgspec
 from falcon.asgi import App, Request, Response
 
-from service.errors import InternalError, ServiceError
+from service.errors import ClientError, InternalError, ServerError, ServiceError
 from service.openai.errors import envelope
 
 _log = logging.getLogger(__name__)
@@ -25,12 +25,12 @@ def install(app: App[Request, Response]) -> None:
 class _FrameworkError(ServiceError):
     """What the framework refuses by itself: an unknown route, a method that a route does not have."""
 
-    type = "invalid_request_error"
-
     def __init__(self, error: falcon.HTTPError) -> None:
         title = falcon.code_to_http_status(error.status_code).partition(" ")[2]
         super().__init__(f"{title}.", code=title.lower().replace(" ", "_"))
-        self.status = error.status_code  # type: ignore[misc]  # one class for all of the framework's
+        # One class for all of the framework's, so what is the class's elsewhere is the instance's here.
+        self.status = error.status_code  # type: ignore[misc]
+        self.type = ClientError.type if error.status_code < 500 else ServerError.type  # type: ignore[misc]
 
 
 async def _on_service_error(req: Request, resp: Response, error: ServiceError, params: Any) -> None:  # noqa: ARG001

@@ -22,7 +22,7 @@ class Guard:
     """Falcon middleware; it refuses by raising."""
 
     def __init__(self, api_key: str | None) -> None:
-        self._expected = None if api_key is None else f"Bearer {api_key}".encode()
+        self._key = None if api_key is None else api_key.encode()
         self._may_be_open = api_key is None
 
     async def process_request(self, req: Request, resp: Response) -> None:  # noqa: ARG002
@@ -34,11 +34,12 @@ class Guard:
             Unauthorized: a key is set and this is not it; probes need none.
             UnsupportedMedia: the body is of a type or an encoding that is not read here.
         """
-        if len(req.scope.get("raw_path") or b"") + len(req.scope["query_string"]) > MAX_URI_BYTES:
+        path = req.scope.get("raw_path") or req.scope["path"].encode()
+        if len(path) + len(req.scope["query_string"]) > MAX_URI_BYTES:
             raise UriTooLong(f"The URI is over {MAX_URI_BYTES} bytes.")
         if self._may_be_open:
             self._warn_if_open(req)
-        if self._expected is not None and req.path not in PROBES:
+        if self._key is not None and req.path not in PROBES:
             self._check_key(req)
         if req.method in {"POST", "PUT", "PATCH"}:
             _check_media(req)
@@ -57,9 +58,10 @@ class Guard:
             )
 
     def _check_key(self, req: Request) -> None:
-        assert self._expected is not None
-        given = (req.get_header("Authorization") or "").encode("latin-1", "replace")
-        if not hmac.compare_digest(given, self._expected):
+        assert self._key is not None
+        scheme, _, given = (req.get_header("Authorization") or "").partition(" ")
+        is_right = hmac.compare_digest(given.encode("latin-1", "replace"), self._key)
+        if scheme.lower() != "bearer" or not is_right:
             raise Unauthorized("A valid API key is required, as a bearer token.")
 
 

@@ -1,0 +1,253 @@
+"""
+An engine without a model: it speaks the protocol, and fails where it is told to.
+
+    python fake_engine.py WORD JOURNAL FD
+
+FD is the number of its socket, as the supervisor appends it. JOURNAL is a file to which it adds one
+line for its birth (`born PID`) and one for each message that it got, by name and ticket. WORD says how
+this engine behaves as a process, see `BEHAVIOURS`. How it behaves towards one job is said by the job's
+last turn, see `JOBS`; a text that is in neither table is answered word by word.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from service.protocol import (
+    Accepted,
+    Cancel,
+    Delta,
+    Failed,
+    FrameSplitter,
+    FromEngine,
+    Load,
+    Loaded,
+    LoadFailed,
+    ModelCard,
+    Rejected,
+    Step,
+    Submit,
+    ToEngine,
+    WarmedUp,
+    frame,
+    to_engine_decoder,
+)
+
+CARD = ModelCard("fake/engine", "fake", "An engine without a model.", 4096, 1_700_000_000)
+REASON = "config.json cannot be read"
+
+
+class Engine:
+    """One life."""
+
+    def __init__(self, word: str, journal: Path, connection: socket.socket) -> None:
+        self.word = word
+        self._journal = journal
+        self._connection = connection
+        self._splitter = FrameSplitter()
+        self.note(f"born {os.getpid()}")
+
+    def note(self, line: str) -> None:
+        """Add *line* to the journal."""
+        with self._journal.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def send(self, *messages: FromEngine) -> None:
+        """Send *messages* in one piece; nothing happens if nobody listens any more."""
+        self.send_raw(b"".join(map(frame, messages)))
+
+    def send_raw(self, data: bytes) -> None:
+        """Send bytes that need not be a message."""
+        try:
+            self._connection.sendall(data)
+        except OSError:
+            return
+
+    def messages(self) -> Iterator[ToEngine]:
+        """Yield what the other side says, until its end closes."""
+        while True:
+            try:
+                data = self._connection.recv(1 << 16)
+            except OSError:
+                return
+            if not data:
+                return
+            for body in self._splitter.feed(data):
+                message = to_engine_decoder.decode(body)
+                ticket = getattr(message, "ticket", "")
+                self.note(f"{type(message).__name__} {ticket}".strip())
+                yield message
+
+    def live(self) -> None:
+        """Load, warm up, and answer until the other side is gone."""
+        inbound = self.messages()
+        order = next(inbound, None)
+        assert isinstance(order, Load)
+        BEHAVIOURS.get(self.word, loaded_and_warm)(self)
+        for message in inbound:
+            if isinstance(message, Submit):
+                text = message.job.turns[-1].content or ""
+                JOBS.get(text, answer)(self, message.ticket, text)
+            elif isinstance(message, Cancel):
+                continue
+
+
+def loaded_and_warm(engine: Engine) -> None:
+    """Load and warm up at once."""
+    engine.send(Loaded(CARD), WarmedUp())
+
+
+def fail_to_load(engine: Engine) -> None:
+    """Say why the model cannot be served, and end."""
+    engine.send(LoadFailed(REASON))
+    sys.exit(0)
+
+
+def exit_while_loading(engine: Engine) -> None:
+    """End without a word."""
+    os._exit(3)
+
+
+def die_while_loading(engine: Engine) -> None:
+    """End as a crash does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def load_for_ever(engine: Engine) -> None:
+    """Never finish loading, but notice when the other side is gone."""
+    for _ in engine.messages():
+        pass
+
+
+def die_warming(engine: Engine) -> None:
+    """Load, then crash in warm-up."""
+    engine.send(Loaded(CARD))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail_to_warm_up(engine: Engine) -> None:
+    """Load, and say that warm-up failed."""
+    engine.send(Loaded(CARD), WarmedUp("RuntimeError"))
+
+
+def warm_up_for_ever(engine: Engine) -> None:
+    """Load, and never say another word."""
+    engine.send(Loaded(CARD))
+    time.sleep(60)
+
+
+def speak_nonsense(engine: Engine) -> None:
+    """Send a frame that is no msgpack."""
+    engine.send(Loaded(CARD), WarmedUp())
+    engine.send_raw(struct.pack(">I", 3) + b"\xc1\xc1\xc1")
+
+
+def speak_strangely(engine: Engine) -> None:
+    """Send a frame that is msgpack and no message."""
+    engine.send(Loaded(CARD), WarmedUp())
+    engine.send_raw(struct.pack(">I", 5) + b"\x91\xa3Foo")
+
+
+def speak_endlessly(engine: Engine) -> None:
+    """Announce a frame that is over the limit."""
+    engine.send(Loaded(CARD), WarmedUp())
+    engine.send_raw(b"\xff\xff\xff\xff")
+
+
+def speak_nonsense_and_hang(engine: Engine) -> None:
+    """Send a frame that is no msgpack, and go on when the other side closes."""
+    speak_nonsense(engine)
+    time.sleep(60)
+
+
+def ignore_the_end(engine: Engine) -> None:
+    """Be ready, and go on when the other side is gone."""
+    loaded_and_warm(engine)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(60)
+
+
+def answer(engine: Engine, ticket: int, text: str) -> None:
+    """Answer word by word, all in one piece."""
+    words = text.split()
+    engine.send(Accepted(ticket, len(words)))
+    for i, word in enumerate(words, 1):
+        last = i == len(words)
+        engine.send(Step((Delta(ticket, word, i, "stop" if last else None),)))
+
+
+def reject(engine: Engine, ticket: int, text: str) -> None:
+    """Refuse the job."""
+    engine.send(Rejected(ticket, "Too long.", "messages", "context_length_exceeded"))
+
+
+def fail(engine: Engine, ticket: int, text: str) -> None:
+    """Break on the job, after it had begun."""
+    engine.send(Accepted(ticket, 1), Step((Delta(ticket, "x", 1),)), Failed(ticket))
+
+
+def begin(engine: Engine, ticket: int, text: str) -> None:
+    """Begin, and say no more."""
+    engine.send(Accepted(ticket, 1), Step((Delta(ticket, "x", 1),)))
+
+
+def stay_silent(engine: Engine, ticket: int, text: str) -> None:
+    """Not even accept."""
+
+
+def hang(engine: Engine, ticket: int, text: str) -> None:
+    """Accept, then stop listening."""
+    engine.send(Accepted(ticket, 1))
+    time.sleep(60)
+
+
+def toil(engine: Engine, ticket: int, text: str) -> None:
+    """Take long, with signs of life, then answer."""
+    engine.send(Accepted(ticket, 1))
+    for _ in range(20):
+        time.sleep(0.05)
+        engine.send(Step(()))
+    engine.send(Step((Delta(ticket, "done", 1, "stop"),)))
+
+
+def die(engine: Engine, ticket: int, text: str) -> None:
+    """Crash after the first word."""
+    engine.send(Accepted(ticket, 1), Step((Delta(ticket, "x", 1),)))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+BEHAVIOURS: dict[str, Callable[[Engine], None]] = {
+    "normal": loaded_and_warm,
+    "load-failed": fail_to_load,
+    "exits-while-loading": exit_while_loading,
+    "dies-while-loading": die_while_loading,
+    "slow-load": load_for_ever,
+    "dies-warming": die_warming,
+    "warmup-fails": fail_to_warm_up,
+    "warmup-hangs": warm_up_for_ever,
+    "garbage-frame": speak_nonsense,
+    "garbage-then-hangs": speak_nonsense_and_hang,
+    "unknown-message": speak_strangely,
+    "over-large-frame": speak_endlessly,
+    "ignores-eof": ignore_the_end,
+}
+JOBS: dict[str, Callable[[Engine, int, str], None]] = {
+    "REJECT": reject,
+    "FAIL": fail,
+    "BEGIN": begin,
+    "SILENT": stay_silent,
+    "HANG": hang,
+    "TOIL": toil,
+    "DIE": die,
+}
+
+if __name__ == "__main__":
+    word, journal, fd = sys.argv[1:]
+    Engine(word, Path(journal), socket.socket(fileno=int(fd))).live()
