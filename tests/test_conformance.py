@@ -56,7 +56,9 @@ for line in sys.stdin:
         sink = os.open(output, os.O_WRONLY | os.O_CREAT)
         os.dup2(sink, 1)
         os.dup2(sink, 2)
-        os._exit(pytest.main(options))
+        code = pytest.main(options)
+        sys.stdout.flush()
+        os._exit(code)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 

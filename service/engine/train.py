@@ -224,6 +224,7 @@ def _refuse_ambiguity(corpus: Corpus) -> None:
         if owner.setdefault(_plain(question), answer) != answer:
             raise ValueError(f"{question!r} of {topic.name} is asked with another answer too")
     trained = {_plain(question) for _, question, _ in asked}
+    trained |= {_plain(frame.format(thing)) for frame in corpus.frames for thing in corpus.things}
     for topic in corpus.every_topic:
         for question in topic.held_out:
             if _plain(question) in trained:
@@ -799,7 +800,7 @@ def make(corpus: Corpus, folder: Path, n_steps: int, n_tokens: int, rate: float,
     "--steps",
     "n_steps",
     type=click.IntRange(1),
-    default=2600,
+    default=2000,
     show_default=True,
     help="How long to train; the default takes about half an hour on two cores.",
 )

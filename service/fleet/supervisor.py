@@ -316,15 +316,27 @@ class _Link(asyncio.Protocol):
 
 async def _end(process: asyncio.subprocess.Process, patience_s: float) -> int:
     """Give *process* some seconds to exit by itself, then kill it; return its exit status."""
-    waiting = asyncio.ensure_future(process.wait())
+    exited = asyncio.create_task(process.wait())
     try:
-        await asyncio.wait({waiting}, timeout=patience_s)
-    finally:  # also if nobody wants to wait any longer
-        if not waiting.done():
+        await asyncio.wait({exited}, timeout=patience_s)
+    finally:  # also if whoever waits here is cancelled: a killed process is gone in no time
+        if not exited.done():
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-        await asyncio.wait({waiting})
-    return waiting.result()
+        await _see_through(exited)
+    return exited.result()
+
+
+async def _see_through(task: asyncio.Task[int]) -> None:
+    """Wait until *task* is done, and only then be cancelled, if anyone asked for it meanwhile."""
+    cancelled = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 def _describe_exit(code: int) -> str:

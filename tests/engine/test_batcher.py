@@ -9,7 +9,7 @@ from service.engine.batcher import Batcher
 from service.engine.load import LoadedModel
 from service.engine.text import Prompter
 from service.engine.warmup import warm_up
-from service.protocol import Delta, Sampling
+from service.protocol import Delta, Job, Sampling
 from tests.engine.conftest import job, run
 
 
@@ -107,18 +107,20 @@ def test_context_ends_an_answer(loaded: LoadedModel, n_logits: int, prompter: Pr
 
 
 def test_seeded_rows_repeat_in_any_company(batcher: Batcher, prompter: Prompter) -> None:
-    """The same seed draws the same answer alone and beside three others."""
+    """The same seed draws the same answer alone and beside three others, which draw their own."""
 
-    def drawn(seed: int) -> object:
-        return job(sampling=Sampling(temperature=1.3, seed=seed), max_tokens=16, ignore_eos=True)
+    def drawn(seed: int) -> Job:
+        return job(sampling=Sampling(temperature=2.0, seed=seed), max_tokens=32, ignore_eos=True)
 
-    prompt = prompter.prompt(job())
-    batcher.add(1, prompt, drawn(9))  # type: ignore[arg-type]
+    prompt = prompter.prompt(job("zxqv 17 ][ blorp"))
+    batcher.add(1, prompt, drawn(9))
     alone = text(run(batcher)[1])
     for ticket, seed in enumerate([1, 9, 2, 3]):
-        batcher.add(ticket, prompt, drawn(seed))  # type: ignore[arg-type]
+        batcher.add(ticket, prompt, drawn(seed))
+    together = [text(deltas) for _, deltas in sorted(run(batcher).items())]
 
-    assert alone == text(run(batcher)[1])
+    assert alone == together[1]
+    assert len(set(together)) > 1
 
 
 def test_warm_up_leaves_nothing_behind(batcher: Batcher, prompter: Prompter) -> None:
