@@ -4,8 +4,7 @@ The error tree: what can go wrong, in the words of the domain.
 ServiceError
 ├── ClientError (4xx, the caller can mend it; `param` names the place)
 │   ├── InvalidRequest            400  invalid_value and finer codes
-│   │   ├── UnsupportedParameter  400  unsupported_parameter
-│   │   └── ContextOverflow       400  context_length_exceeded
+│   │   └── UnsupportedParameter  400  unsupported_parameter
 │   ├── Unauthorized              401  invalid_api_key
 │   ├── ModelNotFound             404  model_not_found
 │   ├── RequestTimeout            408  request_timeout
@@ -77,12 +76,6 @@ class UnsupportedParameter(InvalidRequest):
     """A documented field that is not implemented and would have changed the answer."""
 
     code = "unsupported_parameter"
-
-
-class ContextOverflow(InvalidRequest):
-    """The prompt leaves no room for a single token in the model's context."""
-
-    code = "context_length_exceeded"
 
 
 class Unauthorized(ClientError):

@@ -12,7 +12,8 @@ bug and ends the connection.
         Submit        ───────────────>
                       <───────────────   Accepted | Rejected
                       <───────────────   Step (deltas of many tickets at once) | Failed
-        Cancel        ───────────────>   (nothing more comes for that ticket)
+        Cancel        ───────────────>
+                      <───────────────   Cancelled, and nothing more for that ticket
 
 Either side's death is the end of file on the other's socket.
 """
@@ -185,6 +186,12 @@ class Rejected(Message, frozen=True):
     code: str
 
 
+class Cancelled(Message, frozen=True):
+    """The ticket is forgotten, if there was any left of it."""
+
+    ticket: int
+
+
 class Failed(Message, frozen=True):
     """The job broke while it ran, by our fault."""
 
@@ -214,7 +221,7 @@ class Step(Message, frozen=True):
 
 
 ToEngine = Load | Submit | Cancel
-FromEngine = Loaded | LoadFailed | WarmedUp | Accepted | Rejected | Failed | Step
+FromEngine = Loaded | LoadFailed | WarmedUp | Accepted | Rejected | Cancelled | Failed | Step
 
 _encoder = msgspec.msgpack.Encoder()
 to_engine_decoder = msgspec.msgpack.Decoder(ToEngine)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,15 +48,25 @@ class Seconds(click.FloatRange):
 
 
 class Key(click.types.StringParamType):
-    """A secret that cannot be empty by accident."""
+    """A secret that cannot be empty by accident, nor begin or end in a space that a header would lose."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the key; fails if there is nothing in it."""
-        if not str(value).strip():
+        """Return the key; fails without repeating it."""
+        if not value or value != str(value).strip():
             self.fail(
-                "a key has at least one character; leave the option out for none.", param, ctx
+                "a key is not empty and has no space around it; unset it for none.", param, ctx
             )
         return super().convert(value, param, ctx)
+
+
+class Option(click.Option):
+    """An option whose variable counts even when it is set to nothing, if nothing would be dangerous."""
+
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        """Return the variable's value; an empty key is a value, and a bad one."""
+        if isinstance(self.type, Key) and os.environ.get(str(self.envvar)) == "":
+            return ""
+        return super().value_from_envvar(ctx)
 
 
 class ModelType(click.Choice[str]):
@@ -148,7 +159,7 @@ def command(run: Callable[[Settings], None]) -> click.Command:
         run(Settings(**values))
 
     params: list[click.Parameter] = [
-        click.Option(
+        Option(
             [option.metadata["flag"], option.name],
             type=option.metadata["kind"],
             default=option.default,

@@ -62,7 +62,9 @@ class Metrics:
             "tier3a_prompt_tokens", "Tokens of accepted prompts.", registry=self.registry
         )
         self.completion_tokens = Counter(
-            "tier3a_completion_tokens", "Tokens generated.", registry=self.registry
+            "tier3a_completion_tokens",
+            "Tokens of answers that were finished.",
+            registry=self.registry,
         )
         self.permits_in_use = Gauge(
             "tier3a_permits_in_use", "Requests that may generate now.", registry=self.registry

@@ -23,6 +23,7 @@ from pathlib import Path
 from service.protocol import (
     Accepted,
     Cancel,
+    Cancelled,
     Delta,
     Failed,
     FrameSplitter,
@@ -96,7 +97,7 @@ class Engine:
                 text = message.job.turns[-1].content or ""
                 JOBS.get(text, answer)(self, message.ticket, text)
             elif isinstance(message, Cancel):
-                continue
+                self.send(Cancelled(message.ticket))
 
 
 def loaded_and_warm(engine: Engine) -> None:

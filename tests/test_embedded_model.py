@@ -17,9 +17,15 @@ from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer
 from mlx_lm.utils import get_total_parameters, load
 from transformers import AutoTokenizer
 
-from service.engine import train
+from service.catalog.card import EMBEDDED_FOLDER as FOLDER
+from service.engine.train.__main__ import make
+from service.engine.train.conversations import Conversation, Teacher
+from service.engine.train.corpus import Corpus, read_corpus
+from service.engine.train.exam import examine, trained_questions
+from service.engine.train.kernels import numpy_kernels
+from service.engine.train.lessons import Lessons
+from service.engine.train.optimize import new_model
 
-FOLDER = train.EMBEDDED
 MAX_SIZE_BYTES = 4_000_000
 N_SAMPLED = 80
 HARD_TEXTS = [
@@ -51,8 +57,8 @@ def tokenizer(loaded: tuple[Any, Any, dict[str, Any]]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def corpus() -> train.Corpus:
-    return train.read_corpus(FOLDER / "corpus.toml")
+def corpus() -> Corpus:
+    return read_corpus(FOLDER / "corpus.toml")
 
 
 def render(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> str:
@@ -239,10 +245,10 @@ def test_template_leaves_contents_as_they_came(tokenizer: Any, content: str) -> 
 # --- Answers ------------------------------------------------------------------------------------
 
 
-def test_answers_are_exact_to_the_letter(corpus: train.Corpus) -> None:
+def test_answers_are_exact_to_the_letter(corpus: Corpus) -> None:
     """Of a fixed sample of all trained questions at least 95 % are answered exactly, and end."""
-    exam = random.Random(1).sample(train.trained_questions(corpus), N_SAMPLED)
-    answers = train.examine(FOLDER, exam)
+    exam = random.Random(1).sample(trained_questions(corpus), N_SAMPLED)
+    answers = examine(FOLDER, exam)
     wrong = [
         (talk.turns, answer)
         for talk, answer in zip(exam, answers, strict=True)
@@ -254,7 +260,7 @@ def test_answers_are_exact_to_the_letter(corpus: train.Corpus) -> None:
 
 def test_hello_gets_a_greeting_that_tells_what_answers() -> None:
     """The first word anybody tries is answered in whole sentences, plainly."""
-    [answer] = train.examine(FOLDER, [train.Conversation((("Hello", "x" * 400),))])
+    [answer] = examine(FOLDER, [Conversation((("Hello", "x" * 400),))])
 
     assert answer.startswith("Hello!")
     assert "small built-in demonstration model of Gemma 3 architecture" in answer
@@ -289,30 +295,30 @@ def test_corpus_refuses_one_question_with_two_answers(tmp_path: Path) -> None:
     path.write_text(text.replace("\nGoodbye!\n", "\nGoodbye!\nHELLO\n", 1), encoding="utf-8")
 
     with pytest.raises(ValueError, match="'HELLO' of goodbye is asked with another answer too"):
-        train.read_corpus(path)
+        read_corpus(path)
 
 
-def test_corpus_knows_every_follow_up_it_answers(corpus: train.Corpus) -> None:
+def test_corpus_knows_every_follow_up_it_answers(corpus: Corpus) -> None:
     """An answer under a name that no question leads to would never be given."""
     named = {name for topic in corpus.topics for name in topic.then}
 
     assert named <= set(corpus.follow_ups)
 
 
-def test_same_seed_gives_the_same_lessons(corpus: train.Corpus) -> None:
+def test_same_seed_gives_the_same_lessons(corpus: Corpus) -> None:
     """Training can be repeated: what it is shown depends on the seed alone."""
-    first, second, other = (train.Teacher(corpus, seed) for seed in (5, 5, 6))
+    first, second, other = (Teacher(corpus, seed) for seed in (5, 5, 6))
     talks = [first.conversation() for _ in range(50)]
 
     assert talks == [second.conversation() for _ in range(50)]
     assert talks != [other.conversation() for _ in range(50)]
 
 
-def test_numpy_kernels_have_the_derivatives_of_mlx(corpus: train.Corpus) -> None:
+def test_numpy_kernels_have_the_derivatives_of_mlx(corpus: Corpus) -> None:
     """The detour through NumPy changes the speed of a training step and nothing else."""
-    model = train.new_model(seed=1)
-    lessons = train.Lessons(
-        train.Teacher(corpus, 1), AutoTokenizer.from_pretrained(FOLDER), n_tokens=128, seed=1
+    model = new_model(seed=1)
+    lessons = Lessons(
+        Teacher(corpus, 1), AutoTokenizer.from_pretrained(FOLDER), n_tokens=128, seed=1
     )
     inputs, _, _ = next(lessons.batches())
 
@@ -322,7 +328,7 @@ def test_numpy_kernels_have_the_derivatives_of_mlx(corpus: train.Corpus) -> None
     slope = value_and_grad(model, total)
     expected = dict(tree_flatten(slope(inputs)[1]))
     mx.eval(expected)
-    with train.numpy_kernels():
+    with numpy_kernels():
         found = dict(tree_flatten(slope(inputs)[1]))
         mx.eval(found)
 
@@ -331,9 +337,9 @@ def test_numpy_kernels_have_the_derivatives_of_mlx(corpus: train.Corpus) -> None
         assert (difference <= 1e-3 * mx.abs(value).max()).item(), name
 
 
-def test_training_makes_a_folder_that_loads(tmp_path: Path, corpus: train.Corpus) -> None:
+def test_training_makes_a_folder_that_loads(tmp_path: Path, corpus: Corpus) -> None:
     """From nothing to a model that mlx-lm loads and runs, in as few steps as there can be."""
-    train.make(corpus, tmp_path, n_steps=2, n_tokens=128, rate=1e-3, seed=1)
+    make(corpus, tmp_path, n_steps=2, n_tokens=128, rate=1e-3, seed=1)
     trained, tokenizer = load(str(tmp_path))
 
     assert len(generate(trained, [tokenizer.encode("Hello")], n_tokens=3)[0]) == 3

@@ -11,6 +11,7 @@ from service import protocol
 from service.protocol import (
     Accepted,
     Cancel,
+    Cancelled,
     Delta,
     Failed,
     FrameSplitter,
@@ -63,6 +64,7 @@ FROM_ENGINE: list[FromEngine] = [
     Accepted(1, 12),
     Rejected(2, "too long", "messages", "context_length_exceeded"),
     Rejected(2, "no", None, "invalid_value"),
+    Cancelled(3),
     Failed(3),
     Step(()),
     Step((Delta(1, "a", 1), Delta(2, "", 9, "length"), Delta(3, "\n\ndata:", 2, "stop"))),

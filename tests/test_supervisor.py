@@ -29,7 +29,7 @@ from service.fleet import supervisor as module
 from service.fleet.lifecycle import Lifecycle, State
 from service.fleet.supervisor import Supervisor
 from service.fleet.ticket import Ticket
-from service.protocol import Job, Load, Turn
+from service.protocol import Job, Load, Sampling, Turn
 from service.telemetry import Metrics
 
 FAKE = Path(__file__).parent / "fake_engine.py"
@@ -465,6 +465,33 @@ def test_engine_that_never_gets_ready_is_given_up_however_long_it_took(
     asyncio.run(scenario())
 
     assert 3 == len(house.pids)
+
+
+def test_engine_that_hangs_is_killed_although_its_client_left(journal: Path) -> None:
+    """A cancel wants an answer too: nobody has to stay for a hung engine to be found out."""
+    house = House(journal, stall_s=0.3)
+
+    async def scenario() -> None:
+        async with running(house):
+            await until(lambda: house.model.state is State.READY)
+            house.submit("HANG").close()
+            await until(lambda: house.n_deaths == 1)
+
+    asyncio.run(scenario())
+
+
+def test_job_that_cannot_be_sent_leaves_no_ticket_behind(journal: Path) -> None:
+    """What does not fit the protocol is our bug: it costs the request, and nothing waits for it."""
+    house = House(journal)
+
+    async def scenario() -> None:
+        async with running(house):
+            await until(lambda: house.model.state is State.READY)
+            with pytest.raises(OverflowError):
+                house.supervisor.submit(Job((Turn("user", "x"),), Sampling(top_k=10**30)))
+            assert {} == house.supervisor._tickets
+
+    asyncio.run(scenario())
 
 
 def test_engine_that_cannot_be_started(journal: Path) -> None:

@@ -148,9 +148,14 @@ def _sampling_defaults(folder: Path) -> Sampling:
             _log.warning("generation_config.json cannot be read and is ignored")
     if advice.get("do_sample") is False:
         return Sampling(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
+
+    def advised(name: str, otherwise: float) -> float:
+        value = advice.get(name)
+        return float(value) if isinstance(value, int | float) and value >= 0 else otherwise
+
     return Sampling(
-        temperature=float(advice.get("temperature") or 1.0),
-        top_p=float(advice.get("top_p") or 1.0),
-        top_k=int(advice.get("top_k") or 0),
-        min_p=float(advice.get("min_p") or 0.0),
+        temperature=advised("temperature", 1.0),
+        top_p=advised("top_p", 1.0),
+        top_k=int(advised("top_k", 0)),
+        min_p=advised("min_p", 0.0),
     )

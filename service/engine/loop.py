@@ -28,6 +28,7 @@ from service.engine.warmup import warm_up
 from service.protocol import (
     Accepted,
     Cancel,
+    Cancelled,
     Failed,
     Job,
     Load,
@@ -53,16 +54,14 @@ class _Prompt:
 
 
 def serve(channel: Channel, order: Load) -> None:
-    """Load what *order* names and serve it; returns only if it cannot be loaded."""
+    """Load what *order* names and serve it; returns only if it cannot be served."""
     engine = Engine(channel)
     threading.Thread(target=engine.read, name="reader", daemon=True).start()
     try:
-        loaded = load(order)
+        engine.run(load(order), order)
     except UnfitModel as error:
         _log.error("the model cannot be served: %s", error)
         channel.send(LoadFailed(str(error)))
-        return
-    engine.run(loaded, order)
 
 
 class Engine:
@@ -86,22 +85,39 @@ class Engine:
         os._exit(0)
 
     def run(self, loaded: LoadedModel, order: Load) -> None:
-        """Warm up, then step for ever. The caller's thread is the MLX thread from here on."""
-        n_logits = loaded.model(mx.array([[0]])).shape[-1]
+        """
+        Warm up, then step for ever. The caller's thread is the MLX thread from here on.
+
+        Raises:
+            UnfitModel: what it computes is not finite.
+        """
+        logits = loaded.model(mx.array([[0]]))
+        if not mx.isfinite(logits).all().item():
+            raise UnfitModel("it computes no finite numbers; its weights are damaged")
+        n_logits = logits.shape[-1]
         self._prompter = Prompter(loaded.tokenizer, loaded.card.context_length, n_logits)
+        prompt = self._first_prompt()
         batcher = Batcher(loaded, n_logits, order.max_concurrency)
         self._channel.send(Loaded(loaded.card))
-        self._channel.send(WarmedUp(self._warm_up(batcher, order) if order.warmup else None))
+        error = self._warm_up(batcher, prompt, order.max_concurrency) if order.warmup else None
+        self._channel.send(WarmedUp(error))
         while True:
             self._take(batcher)
             if batcher.tickets:
                 self._step(batcher)
 
-    def _warm_up(self, batcher: Batcher, order: Load) -> str | None:
+    def _first_prompt(self) -> list[int]:
+        """Return a prompt to warm up with; a template that hangs does so now, not on a request."""
+        try:
+            return self._prompter.prompt(Job((Turn("user", "Hello"),)))
+        except RefusedPrompt as refused:
+            _log.warning("no chat can be had with this model: %s", refused.message)
+            return [0]
+
+    def _warm_up(self, batcher: Batcher, prompt: list[int], n_rows: int) -> str | None:
         """Return None if a real pass has run, else why not."""
         try:
-            prompt = self._prompter.prompt(Job((Turn("user", "Hello"),)))
-            warm_up(batcher, prompt, order.max_concurrency)
+            warm_up(batcher, prompt, n_rows)
         except Exception as error:
             _log.exception("warm-up failed")
             batcher.reset()
@@ -127,10 +143,11 @@ class Engine:
         """Take in all that came; wait for it if there is nothing to generate."""
         while not batcher.tickets or not self._inbox.empty():
             match self._inbox.get():
-                case Cancel(ticket) if ticket in self._preparing:
-                    self._cancelled.add(ticket)
                 case Cancel(ticket):
+                    if ticket in self._preparing:
+                        self._cancelled.add(ticket)
                     batcher.remove(ticket)
+                    self._channel.send(Cancelled(ticket))
                 case _Prompt() as prompt:
                     self._preparing.discard(prompt.ticket)
                     if prompt.ticket not in self._cancelled:

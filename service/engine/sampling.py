@@ -22,6 +22,11 @@ from mlx_lm.sample_utils import (
 
 from service.protocol import Sampling
 
+MIN_TEMPERATURE = (
+    1e-4  # below, dividing by it leaves the range of numbers: the likeliest token it is
+)
+MIN_TOP_P = 1e-6  # below, the sum of no token at all would be enough
+
 
 def sampler_for(wanted: Sampling, defaults: Sampling, n_logits: int) -> Sampler:
     """
@@ -33,12 +38,12 @@ def sampler_for(wanted: Sampling, defaults: Sampling, n_logits: int) -> Sampler:
         n_logits: the logit width; `top_k` at or above it takes all tokens.
     """
     temperature = _or(wanted.temperature, defaults.temperature)
-    top_p = _or(wanted.top_p, defaults.top_p)
+    top_p = max(_or(wanted.top_p, defaults.top_p), MIN_TOP_P)
     min_p = _or(wanted.min_p, defaults.min_p)
     top_k = int(_or(wanted.top_k, defaults.top_k))
     if top_k >= n_logits:
         top_k = 0
-    if temperature == 0:
+    if temperature < MIN_TEMPERATURE:
         return greedy_sampler
     if wanted.seed is None:
         return _shared_sampler(temperature, top_p, min_p, top_k)

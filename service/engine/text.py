@@ -10,6 +10,7 @@ import copy
 import json
 import re
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 from jinja2 import TemplateError
@@ -17,6 +18,8 @@ from mlx_lm.generate import TextStateMachine
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from service.protocol import Job, ToolCall, Turn
+
+Clean = Callable[[str], str]
 
 
 class RefusedPrompt(Exception):
@@ -44,6 +47,7 @@ class Prompter:
         self._tokenizer = copy.deepcopy(tokenizer)
         self._context_length = context_length
         self._n_logits = n_logits
+        self._longest_token = max(map(len, tokenizer.get_vocab()))  # in characters
         specials = sorted(_special_tokens(tokenizer).values(), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
 
@@ -61,12 +65,7 @@ class Prompter:
             )
         ids = self._encode_chat(job)
         if len(ids) >= self._context_length:
-            raise RefusedPrompt(
-                f"The prompt has {len(ids)} tokens; the model's context holds "
-                f"{self._context_length}, prompt and answer together.",
-                param="messages",
-                code="context_length_exceeded",
-            )
+            raise self._overflow(f"{len(ids)} or more")
         if not ids or not 0 <= min(ids) <= max(ids) < self._n_logits:
             raise RefusedPrompt(
                 "The prompt holds a token that the model does not have.",
@@ -75,25 +74,34 @@ class Prompter:
             )
         return ids
 
+    def _overflow(self, how_many: str) -> RefusedPrompt:
+        return RefusedPrompt(
+            f"The prompt has {how_many} tokens; the model's context holds {self._context_length}, "
+            "prompt and answer together.",
+            param="messages",
+            code="context_length_exceeded",
+        )
+
     def _encode_chat(self, job: Job) -> list[int]:
         """Render and encode; a special token spelled out in a message stays the text it is."""
         mark = secrets.token_hex(8)
-        spelled: list[str] = []
+        places: dict[str, int] = {}
 
         def hide(match: re.Match[str]) -> str:
-            spelled.append(match.group())
-            return f"{mark}{len(spelled) - 1}."
+            return f"{mark}{places.setdefault(match.group(), len(places))}."
 
-        turns = [_as_dict(turn, lambda text: self._special.sub(hide, text)) for turn in job.turns]
-        rendered = self._render(turns)
-        if not spelled:
-            return self._encode(rendered)
+        def clean(text: str) -> str:
+            return self._special.sub(hide, text)
+
+        rendered = self._render([_as_dict(turn, clean) for turn in job.turns])
+        if len(rendered) > self._context_length * self._longest_token:
+            raise self._overflow("far more")
+        literal = [self._encode(text, split_special_tokens=True) for text in places]
         ids: list[int] = []
         for i, piece in enumerate(re.split(rf"{mark}(\d+)\.", rendered)):
-            if i % 2:
-                ids += self._encode(spelled[int(piece)], split_special_tokens=True)
-            elif piece:
-                ids += self._encode(piece)
+            ids += self._encode(piece) if i % 2 == 0 else literal[int(piece)]
+            if len(ids) >= self._context_length:
+                break
         return ids
 
     def _render(self, turns: list[dict[str, Any]]) -> str:
@@ -130,7 +138,7 @@ def _markers(tokenizer: TokenizerWrapper) -> set[int]:
     return {i for i, text in _special_tokens(tokenizer).items() if text in texts}
 
 
-def _as_dict(turn: Turn, clean: Any) -> dict[str, Any]:
+def _as_dict(turn: Turn, clean: Clean) -> dict[str, Any]:
     """Return *turn* as chat templates want it: plain dictionaries, keys left out where nothing is."""
     found: dict[str, Any] = {
         "role": turn.role,
@@ -141,13 +149,25 @@ def _as_dict(turn: Turn, clean: Any) -> dict[str, Any]:
     if turn.tool_call_id is not None:
         found["tool_call_id"] = clean(turn.tool_call_id)
     if turn.tool_calls:
-        found["tool_calls"] = [_call_as_dict(call) for call in turn.tool_calls]
+        found["tool_calls"] = [_call_as_dict(call, clean) for call in turn.tool_calls]
     return found
 
 
-def _call_as_dict(call: ToolCall) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": json.loads(call.arguments)}
-    return {"id": call.id, "type": "function", "function": function}
+def _call_as_dict(call: ToolCall, clean: Clean) -> dict[str, Any]:
+    arguments = _each_text(json.loads(call.arguments), clean)
+    function = {"name": clean(call.name), "arguments": arguments}
+    return {"id": clean(call.id), "type": "function", "function": function}
+
+
+def _each_text(value: Any, clean: Clean) -> Any:
+    """Return *value*, decoded JSON, with every text in it cleaned."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        return [_each_text(item, clean) for item in value]
+    if isinstance(value, dict):
+        return {clean(key): _each_text(item, clean) for key, item in value.items()}
+    return value
 
 
 class Answer:

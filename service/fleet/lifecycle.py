@@ -12,7 +12,7 @@ WARMING    the weights are in memory and requests are taken; warm-up is not over
 READY      warm-up is over, done or failed or not asked for (200)
 DRAINING   the server is ending; what runs may finish (503)
 STOPPED    the engine process is gone, as asked (503)
-FAILED     it died or could not load; after a pause it is STARTING again, three times at most (503)
+FAILED     it died or could not load; STARTING again after a pause, but not after three quick deaths (503)
 
 Everything that changes a state lives here and in `supervisor`, which calls it.
 """
@@ -91,11 +91,15 @@ class Lifecycle:
     def warming(self, card: ModelCard) -> None:
         """Note that the weights are in memory."""
         self.card = card
+        _log.info("Model %s is loaded: %s", card.id, card.description)
         self._move(State.WARMING, "warm-up is running")
 
     def warmed(self, error: str | None) -> None:
         """Note that warm-up is over; *error* says why it failed, if it did."""
         self.warmup_completed = self.warmup_enabled and error is None
+        if error is not None:
+            _log.error("Warm-up failed: %s", error)
+        _log.info("Ready%s.", ", warmed up" if self.warmup_completed else "")
         self._move(State.READY, None if error is None else f"warm-up failed: {error}")
 
     def failed(self, reason: str) -> None:

@@ -30,6 +30,7 @@ from service.fleet.ticket import Ticket
 from service.protocol import (
     Accepted,
     Cancel,
+    Cancelled,
     Delta,
     Failed,
     FrameSplitter,
@@ -90,10 +91,11 @@ class Supervisor:
         self._pauses_s = pauses_s
         self._numbers = itertools.count(1)
         self._tickets: dict[int, Ticket] = {}
+        self._cancelled: set[int] = set()
         self._link: _Link | None = None
         self._is_idle = asyncio.Event()
         self._load_failure: str | None = None
-        self._was_healthy = False
+        self._healthy_since_s: float | None = None
         self._keeper: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -111,8 +113,8 @@ class Supervisor:
         if self._link is None or self.lifecycle.healthy_card is None:
             raise self.lifecycle.refusal()
         ticket = Ticket(next(self._numbers), self._close_ticket)
-        self._tickets[ticket.number] = ticket
         self._link.send(Submit(ticket.number, job))
+        self._tickets[ticket.number] = ticket
         return ticket
 
     async def drain(self, deadline_s: float) -> None:
@@ -138,7 +140,6 @@ class Supervisor:
     async def _keep_alive(self) -> None:
         n_quick_deaths = 0
         while True:
-            born_s = time.monotonic()
             reason = await self._live()
             self._metrics.engine_deaths.inc()
             _log.error("The engine ended: %s", reason)
@@ -148,8 +149,7 @@ class Supervisor:
             if self.lifecycle.state is State.DRAINING:
                 return
             self.lifecycle.failed(reason)
-            is_quick = not self._was_healthy or time.monotonic() - born_s < QUICK_DEATH_S
-            n_quick_deaths = n_quick_deaths + 1 if is_quick else 0
+            n_quick_deaths = n_quick_deaths + 1 if self._was_quick() else 0
             if n_quick_deaths >= MAX_QUICK_DEATHS:
                 _log.error("The engine ended %d times in a row; it stays down.", n_quick_deaths)
                 return
@@ -160,10 +160,16 @@ class Supervisor:
                 return
             self.lifecycle.starting_again()
 
+    def _was_quick(self) -> bool:
+        """Tell whether the life that ended served for no time worth the name."""
+        since_s = self._healthy_since_s
+        return since_s is None or time.monotonic() - since_s < QUICK_DEATH_S
+
     async def _live(self) -> str:
         """Run one engine process to its end; return why it ended."""
         self._load_failure = None
-        self._was_healthy = False
+        self._healthy_since_s = None
+        self._cancelled.clear()
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -213,8 +219,10 @@ class Supervisor:
             await asyncio.wait({link.closed}, timeout=min(1.0, self._stall_s / 4))
             if link.closed.done():
                 return link.fault
-            is_at_work = bool(self._tickets) or self.lifecycle.state is State.WARMING
-            if not is_at_work:
+            owes_an_answer = (
+                self._tickets or self._cancelled or self.lifecycle.state is State.WARMING
+            )
+            if not owes_an_answer:
                 link.heard_s = time.monotonic()
             elif time.monotonic() - link.heard_s > self._stall_s:
                 return f"it made no progress for {self._stall_s:g} s and was killed"
@@ -230,11 +238,13 @@ class Supervisor:
                     ticket.put(message)
             case Rejected(number, text, param, code):
                 self._fail_ticket(number, InvalidRequest(text, param=param, code=code))
+            case Cancelled(number):
+                self._cancelled.discard(number)
             case Failed(number):
                 self._fail_ticket(number, InternalError("The engine failed on this request."))
             case Loaded(card):
                 if self.lifecycle.state is State.LOADING:
-                    self._was_healthy = True
+                    self._healthy_since_s = time.monotonic()
                     self.lifecycle.warming(card)
             case WarmedUp(error):
                 if self.lifecycle.state is State.WARMING:
@@ -251,6 +261,7 @@ class Supervisor:
 
     def _close_ticket(self, number: int) -> None:
         if self._forget(number) is not None and self._link is not None:
+            self._cancelled.add(number)
             self._link.send(Cancel(number))
 
     def _forget(self, number: int) -> Ticket | None:

@@ -16,6 +16,8 @@ from service.errors import InvalidRequest, UnsupportedParameter
 from service.openai.body import decode
 from service.protocol import Delta, Job, Sampling, ToolCall, Turn
 
+MAX_MESSAGES = 4096
+
 # Documented fields that are not implemented, with the values at which they change nothing.
 NOT_IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
@@ -62,12 +64,15 @@ def parse(body: dict[str, Any]) -> ChatRequest:
 
     Raises:
         UnsupportedParameter: a documented field that is not implemented would change the answer.
-        InvalidRequest: content that is not text, or a tool call whose arguments are no JSON object.
+        InvalidRequest: over MAX_MESSAGES, content that is not text, or a tool call whose arguments are
+            no JSON object.
     """
     for name, harmless in NOT_IMPLEMENTED.items():
         value = body.get(name)
         if value is not None and value not in harmless:
             raise UnsupportedParameter(f"{name} is not supported by this server.", param=name)
+    if len(body["messages"]) > MAX_MESSAGES:
+        raise InvalidRequest(f"There are over {MAX_MESSAGES} messages.", param="messages")
     stop = body.get("stop") or ()
     return ChatRequest(
         model=body["model"],

@@ -45,7 +45,7 @@ READ_STALL_S = 30.0
 MAX_LOGGED_PATH = 256
 CLIENT_GONE = 499  # nginx's word for it; seen in the log and the metrics only
 
-_FIT_ID = re.compile(r"[\x20-\x7e]{1,128}")
+_FIT_ID = re.compile(r"[\x21-\x7e]{1,128}")  # no space: the log puts more than one field on a line
 _KNOWN_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
@@ -87,7 +87,8 @@ class Exchange:
             ClientGone: the connection closed.
         """
         declared = dict(self.scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+        # Its length first: what has thousands of digits is not turned into a number.
+        if declared.isdigit() and (len(declared) > 18 or int(declared) > MAX_BODY_BYTES):
             raise _too_large()
         body = bytearray()
         while True:
@@ -157,6 +158,10 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
+        if scope["type"] == "websocket":  # there is none here; a close before the accept is a 403
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -9,10 +9,12 @@ then an error event, and the server finds nothing left to wait for. A second sig
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import signal
 import threading
 from types import FrameType
+from typing import Any
 
 from falcon.asgi import Request, Response
 
@@ -35,6 +37,7 @@ class Lifespan:
         self._supervisor = supervisor
         self._admission = admission
         self._draining: list[asyncio.Task[None]] = []
+        self._servers_own: dict[signal.Signals, Any] = {}
 
     async def process_startup(self, scope: object, event: object) -> None:  # noqa: ARG002
         """Start the engine and return at once: servers open their socket only after this."""
@@ -55,10 +58,11 @@ class Lifespan:
     def _listen_for_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         """Put our ear before the server's own handlers, which still run."""
         for number in _SIGNALS:
-            servers_own = signal.getsignal(number)
+            self._servers_own[number] = signal.getsignal(number)
 
-            def hear(got: int, stack: FrameType | None, servers_own: object = servers_own) -> None:
+            def hear(got: int, stack: FrameType | None) -> None:
                 loop.call_soon_threadsafe(self._begin_to_drain)
+                servers_own = self._servers_own[signal.Signals(got)]
                 if callable(servers_own):
                     servers_own(got, stack)
 
@@ -66,12 +70,22 @@ class Lifespan:
 
     def _begin_to_drain(self) -> None:
         patience_s = 0.0 if self._draining else DRAIN_S
-        self._draining.append(asyncio.create_task(self._drain(patience_s)))
+        # A context of its own: the signal is nobody's request.
+        ending = asyncio.create_task(self._drain(patience_s), context=contextvars.Context())
+        self._draining.append(ending)
 
     async def _drain(self, patience_s: float) -> None:
+        """End what runs; if the server then still waits for idle connections, tell it not to."""
         _log.info("Ending; running requests have %.1f s.", patience_s)
         self._admission.close()
         await self._supervisor.drain(patience_s)
         await asyncio.sleep(ABORT_S)
         if self.edge is not None:
             self.edge.abort()
+        await self._supervisor.stop()
+        await asyncio.sleep(ABORT_S)
+        # Only reached if the server's own shutdown, which cancels this, has not begun: both uvicorn and
+        # gunicorn's worker take SIGINT for "now".
+        for number, servers_own in self._servers_own.items():
+            signal.signal(number, servers_own)
+        signal.raise_signal(signal.SIGINT)

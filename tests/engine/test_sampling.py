@@ -72,3 +72,13 @@ def test_filters_leave_only_what_they_should() -> None:
             drawn = {int(sampler(logprobs).item()) for _ in range(200)}
 
             assert drawn == allowed
+
+
+def test_numbers_too_small_to_compute_with_do_no_harm() -> None:
+    """The least temperature and the least top_p both leave the likeliest token."""
+    logprobs = mx.log(mx.array([[0.2, 0.5, 0.3]]))
+    for asked in (Sampling(temperature=1e-300), Sampling(top_p=1e-300), Sampling(1e-39, 1e-39)):
+        for seed in (None, 1):
+            wanted = Sampling(asked.temperature, asked.top_p, seed=seed)
+
+            assert sampler_for(wanted, DEFAULTS, 3)(logprobs).tolist() == [1]

@@ -33,6 +33,8 @@ BODIES: list[tuple[str, bytes | dict[str, Any], int, str, str | None]] = [
     ("range", HELLO | {"temperature": 3}, 400, "invalid_value", "temperature"),
     ("max-tokens-0", HELLO | {"max_tokens": 0}, 400, "invalid_value", "max_tokens"),
     ("max-tokens-big", HELLO | {"max_tokens": 10**30}, 400, "invalid_value", "max_tokens"),
+    ("top-k", HELLO | {"top_k": 1e30}, 400, "invalid_value", "top_k"),
+    ("many", HELLO | {"messages": HELLO["messages"] * 5000}, 400, "invalid_value", "messages"),
     ("seed", HELLO | {"seed": -1}, 400, "invalid_value", "seed"),
     ("stop", HELLO | {"stop": [""]}, 400, "invalid_value", "stop.0"),
     ("n", HELLO | {"n": 2}, 400, "unsupported_parameter", "n"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -31,7 +32,8 @@ def test_each_way_of_running_serves_and_ends_on_sigterm(way: str, tmp_path: Path
 
         assert answer.status_code == 200, answer.text
         assert stream.text.endswith("data: [DONE]\n\n")
-        assert status in {0, -signal.SIGTERM}  # uvicorn ends by the signal it was sent
+        # By its own command line, uvicorn ends by the signal that it was sent.
+        assert status == (-signal.SIGTERM if way == "uvicorn" else 0)
         assert lasted_s < 5
         assert not is_alive(engine)
         assert "Traceback" not in server.log_text()
@@ -55,6 +57,25 @@ def test_sigterm_during_a_stream_ends_it_with_an_error_event(way: str, tmp_path:
 
         assert '"shutting_down"' in events[-2]
         assert events[-1] == "data: [DONE]"
+        assert lasted_s < 5
+        assert not is_alive(engine)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost:"], ids=["idle", "half"])
+def test_open_connections_do_not_hold_up_the_end(way: str, sent: bytes, tmp_path: Path) -> None:
+    """A connection that says nothing, or half a request, is nothing to wait for."""
+    with running(tmp_path / "log", WAYS[way]) as server:
+        server.wait_until("/readyz", 200)
+        engine = server.engine_pid()
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(sent)
+            time.sleep(0.1)
+            began_s = time.monotonic()
+            server.end()
+            lasted_s = time.monotonic() - began_s
+
         assert lasted_s < 5
         assert not is_alive(engine)
 

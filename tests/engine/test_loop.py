@@ -1,0 +1,128 @@
+"""`service.engine.loop`, over a socket pair."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from service.catalog.card import EMBEDDED_FOLDER
+from service.engine import loop
+from service.engine.channel import Channel
+from service.protocol import (
+    Accepted,
+    Cancel,
+    Cancelled,
+    Delta,
+    FrameSplitter,
+    FromEngine,
+    Load,
+    Loaded,
+    LoadFailed,
+    Rejected,
+    Step,
+    Submit,
+    ToEngine,
+    Turn,
+    WarmedUp,
+    frame,
+    from_engine_decoder,
+)
+from tests.engine.conftest import job
+
+
+class Peer:
+    """The API process's end, blocking."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._connection.settimeout(20)
+        self._splitter = FrameSplitter()
+        self._heard: list[FromEngine] = []
+
+    def say(self, *messages: ToEngine) -> None:
+        """Send *messages*."""
+        self._connection.sendall(b"".join(map(frame, messages)))
+
+    def hear(self) -> FromEngine:
+        """Return the next message."""
+        while not self._heard:
+            bodies = self._splitter.feed(self._connection.recv(1 << 16))
+            self._heard += map(from_engine_decoder.decode, bodies)
+        return self._heard.pop(0)
+
+
+@contextmanager
+def served(monkeypatch: pytest.MonkeyPatch, model_path: Path | None = None) -> Iterator[Peer]:
+    """Serve on a thread of this process, which the end of the conversation must not end."""
+    monkeypatch.setattr(os, "_exit", lambda _status: None)
+    ours, theirs = socket.socketpair()
+    path = None if model_path is None else str(model_path)
+    order = Load(path, None, max_concurrency=2, warmup=True, log_level="INFO")
+    with ours, theirs:
+        threading.Thread(target=loop.serve, args=(Channel(theirs), order), daemon=True).start()
+        yield Peer(ours)
+
+
+def test_life_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaded, warmed up, then: an answer, a refusal, and a cancel that is acknowledged."""
+    with served(monkeypatch) as peer:
+        assert isinstance(peer.hear(), Loaded)
+        assert peer.hear() == WarmedUp(None)
+        peer.say(Submit(1, job(max_tokens=3)))
+        accepted = peer.hear()
+        deltas: list[Delta] = []
+        while not deltas or deltas[-1].finish_reason is None:
+            step = peer.hear()
+            assert isinstance(step, Step)
+            deltas += step.deltas
+        peer.say(Submit(2, job(turns=(Turn("narrator", "x"),))))
+        refused = peer.hear()
+        peer.say(Submit(3, job(ignore_eos=True)), Cancel(3))
+        heard = [peer.hear()]
+        while not isinstance(heard[-1], Cancelled):
+            heard.append(peer.hear())
+        peer.say(Cancel(99))
+
+        assert isinstance(accepted, Accepted)
+        assert deltas[-1].n_completion_tokens == 3
+        assert isinstance(refused, Rejected)
+        assert heard[-1] == Cancelled(3)
+        assert peer.hear() == Cancelled(99)
+
+
+def test_model_that_computes_no_numbers_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Weights that are whole on disk and yet give NaN are no model."""
+    folder = shutil.copytree(EMBEDDED_FOLDER, tmp_path / "nan")
+    file = str(folder / "model.safetensors")
+    weights = dict(mx.load(file).items())  # type: ignore[union-attr]
+    weights["model.norm.weight"] = weights["model.norm.weight"] * float("nan")
+    mx.save_safetensors(file, weights, metadata={"format": "mlx"})
+    with served(monkeypatch, folder) as peer:
+        heard = peer.hear()
+
+        assert isinstance(heard, LoadFailed)
+        assert "no finite numbers" in heard.reason
+
+
+def test_template_that_refuses_everything_still_lets_the_model_load(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A model that cannot chat is loaded and warmed up; its refusal is each request's own."""
+    folder = shutil.copytree(EMBEDDED_FOLDER, tmp_path / "mute")
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
+    with served(monkeypatch, folder) as peer:
+        assert isinstance(peer.hear(), Loaded)
+        assert peer.hear() == WarmedUp(None)
+        peer.say(Submit(1, job()))
+
+        assert isinstance(peer.hear(), Rejected)
