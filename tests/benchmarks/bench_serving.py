@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
 import threading
@@ -109,6 +110,17 @@ def test_health_answers_while_eight_clients_generate(
     report("/health p99 while 8 clients generate, ms", [p99_ms], "<= 10")
 
 
+def first_answer(port: int) -> bytes:
+    """Poll `/health` until there is an answer, with nothing that costs time of its own."""
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(b"GET /health HTTP/1.1\r\nHost: bench\r\n\r\n")
+                return connection.recv(64)
+        except OSError:
+            time.sleep(0.002)
+
+
 def test_start(benchmark: Any, report: Report, tmp_path: Path) -> None:
     """From exec to the first HTTP answer, to ready; and the memory of the API process then."""
     first_s: list[float] = []
@@ -118,14 +130,9 @@ def test_start(benchmark: Any, report: Report, tmp_path: Path) -> None:
     def start() -> None:
         began_s = time.perf_counter()
         with running(tmp_path / "log", UVICORN) as server:
-            status = None
-            while status is None:
-                try:
-                    status = httpx.get(f"{server.url}/health").status_code
-                except httpx.TransportError:
-                    time.sleep(0.002)
+            answer = first_answer(int(server.url.rpartition(":")[2]))
             first_s.append(time.perf_counter() - began_s)
-            assert status == 503
+            assert answer.startswith(b"HTTP/1.1 503")
             server.wait_until("/readyz", 200)
             ready_s.append(time.perf_counter() - began_s)
             with server.client() as http:
