@@ -14,6 +14,7 @@ import logging
 import os
 import queue
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -53,9 +54,16 @@ class _Prompt:
     ids: list[int] | None
 
 
-def serve(channel: Channel, order: Load) -> None:
-    """Load what *order* names and serve it; returns only if it cannot be served."""
-    engine = Engine(channel)
+def serve(channel: Channel, order: Load, leave: Callable[[int], None] = os._exit) -> None:
+    """
+    Load what *order* names and serve it; returns only if it cannot be served.
+
+    Args:
+        channel: to the API process.
+        order: what to load.
+        leave: called with an exit status, from the reader's thread, when the API process is gone.
+    """
+    engine = Engine(channel, leave)
     threading.Thread(target=engine.read, name="reader", daemon=True).start()
     try:
         engine.run(load(order), order)
@@ -67,8 +75,9 @@ def serve(channel: Channel, order: Load) -> None:
 class Engine:
     """One model's requests, from messages in to messages out."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, leave: Callable[[int], None]) -> None:
         self._channel = channel
+        self._leave = leave
         self._inbox: queue.SimpleQueue[_Prompt | Cancel] = queue.SimpleQueue()
         self._text_worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="text")
         self._preparing: set[int] = set()
@@ -82,7 +91,7 @@ class Engine:
                 self._text_worker.submit(self._prepare, message)
             elif isinstance(message, Cancel):
                 self._inbox.put(message)
-        os._exit(0)
+        self._leave(0)
 
     def run(self, loaded: LoadedModel, order: Load) -> None:
         """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import threading
@@ -11,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mlx.core as mx
-import pytest
 
 from service.catalog.card import EMBEDDED_FOLDER
 from service.engine import loop
@@ -60,20 +58,23 @@ class Peer:
 
 
 @contextmanager
-def served(monkeypatch: pytest.MonkeyPatch, model_path: Path | None = None) -> Iterator[Peer]:
-    """Serve on a thread of this process, which the end of the conversation must not end."""
-    monkeypatch.setattr(os, "_exit", lambda _status: None)
+def served(model_path: Path | None = None) -> Iterator[Peer]:
+    """Serve on a thread of this process; the end of the conversation must not end the process."""
+    has_left = threading.Event()
     ours, theirs = socket.socketpair()
     path = None if model_path is None else str(model_path)
     order = Load(path, None, max_concurrency=2, warmup=True, log_level="INFO")
     with ours, theirs:
-        threading.Thread(target=loop.serve, args=(Channel(theirs), order), daemon=True).start()
+        server = (Channel(theirs), order, lambda _status: has_left.set())
+        threading.Thread(target=loop.serve, args=server, daemon=True).start()
         yield Peer(ours)
+        ours.shutdown(socket.SHUT_RDWR)
+        assert has_left.wait(20)
 
 
-def test_life_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_life_of_an_engine() -> None:
     """Loaded, warmed up, then: an answer, a refusal, and a cancel that is acknowledged."""
-    with served(monkeypatch) as peer:
+    with served() as peer:
         assert isinstance(peer.hear(), Loaded)
         assert peer.hear() == WarmedUp(None)
         peer.say(Submit(1, job(max_tokens=3)))
@@ -98,29 +99,25 @@ def test_life_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         assert peer.hear() == Cancelled(99)
 
 
-def test_model_that_computes_no_numbers_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_model_that_computes_no_numbers_is_refused(tmp_path: Path) -> None:
     """Weights that are whole on disk and yet give NaN are no model."""
     folder = shutil.copytree(EMBEDDED_FOLDER, tmp_path / "nan")
     file = str(folder / "model.safetensors")
     weights = dict(mx.load(file).items())  # type: ignore[union-attr]
     weights["model.norm.weight"] = weights["model.norm.weight"] * float("nan")
     mx.save_safetensors(file, weights, metadata={"format": "mlx"})
-    with served(monkeypatch, folder) as peer:
+    with served(folder) as peer:
         heard = peer.hear()
 
         assert isinstance(heard, LoadFailed)
         assert "no finite numbers" in heard.reason
 
 
-def test_template_that_refuses_everything_still_lets_the_model_load(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_template_that_refuses_everything_still_lets_the_model_load(tmp_path: Path) -> None:
     """A model that cannot chat is loaded and warmed up; its refusal is each request's own."""
     folder = shutil.copytree(EMBEDDED_FOLDER, tmp_path / "mute")
     (folder / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
-    with served(monkeypatch, folder) as peer:
+    with served(folder) as peer:
         assert isinstance(peer.hear(), Loaded)
         assert peer.hear() == WarmedUp(None)
         peer.say(Submit(1, job()))
