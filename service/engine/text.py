@@ -49,6 +49,8 @@ class Prompter:
         self._n_logits = n_logits
         self._longest_token = max(map(len, tokenizer.get_vocab()))  # in characters
         specials = sorted(_special_tokens(tokenizer).values(), key=len, reverse=True)
+        self._mark = secrets.token_hex(8)  # nobody outside ever sees it
+        self._marked = re.compile(rf"{self._mark}(\d+)\.")
         self._special = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
 
     def prompt(self, job: Job) -> list[int]:
@@ -84,11 +86,10 @@ class Prompter:
 
     def _encode_chat(self, job: Job) -> list[int]:
         """Render and encode; a special token spelled out in a message stays the text it is."""
-        mark = secrets.token_hex(8)
         places: dict[str, int] = {}
 
         def hide(match: re.Match[str]) -> str:
-            return f"{mark}{places.setdefault(match.group(), len(places))}."
+            return f"{self._mark}{places.setdefault(match.group(), len(places))}."
 
         def clean(text: str) -> str:
             return self._special.sub(hide, text)
@@ -98,7 +99,7 @@ class Prompter:
             raise self._overflow("far more")
         literal = [self._encode(text, split_special_tokens=True) for text in places]
         ids: list[int] = []
-        for i, piece in enumerate(re.split(rf"{mark}(\d+)\.", rendered)):
+        for i, piece in enumerate(self._marked.split(rendered)):
             ids += self._encode(piece) if i % 2 == 0 else literal[int(piece)]
             if len(ids) >= self._context_length:
                 break

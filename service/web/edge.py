@@ -71,6 +71,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._began_s = time.perf_counter()
+        self._sending_since_s: float | None = None
 
     @property
     def duration_s(self) -> float:
@@ -111,12 +112,7 @@ class Exchange:
             pass
 
     async def send(self, event: Event) -> None:
-        """
-        Send *event*; the head of the response gets the id and the time until now.
-
-        Raises:
-            ClientGone: the client took nothing for READ_STALL_S seconds; as good as gone.
-        """
+        """Send *event*; the head of the response gets the id and the time until now."""
         if event["type"] == "http.response.start":
             self.status = event["status"]
             ours = [
@@ -127,11 +123,14 @@ class Exchange:
             event["headers"] = [
                 h for h in event.get("headers", ()) if h[0].lower() not in names
             ] + ours
-        try:
-            async with asyncio.timeout(READ_STALL_S):
-                await self._send(event)
-        except TimeoutError:
-            raise ClientGone from None
+        self._sending_since_s = time.perf_counter()
+        await self._send(event)
+        self._sending_since_s = None
+
+    def is_stalled(self) -> bool:
+        """Tell whether the client has taken nothing of what was sent for READ_STALL_S seconds."""
+        since_s = self._sending_since_s
+        return since_s is not None and time.perf_counter() - since_s > READ_STALL_S
 
     async def fail(self, error: ServiceError) -> None:
         """Answer with *error*, if nothing has been answered yet."""
@@ -217,14 +216,17 @@ class Edge:
         Run the app on a request that is read whole, until it is done or its client is gone.
 
         Raises:
-            ClientGone: the client closed the connection first; the app was cancelled.
+            ClientGone: the client closed the connection first, or stopped reading; the app was cancelled.
         """
         app = asyncio.create_task(self._app(exchange.scope, _once(body), exchange.send))
         gone = asyncio.create_task(exchange.gone())
         try:
-            await asyncio.wait({app, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not app.done():
-                raise ClientGone
+            while not app.done():
+                await asyncio.wait(
+                    {app, gone}, timeout=READ_STALL_S / 4, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not app.done() and (gone.done() or exchange.is_stalled()):
+                    raise ClientGone
             app.result()
             if exchange.status is None:
                 raise InternalError("The server gave no answer.")

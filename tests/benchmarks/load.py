@@ -11,16 +11,13 @@ import json
 import re
 from collections.abc import Sequence
 
-PROMPTS = (
-    "Hello",
-    "What does /health mean?",
-    "Which variable sets the port?",
-    "How do I choose a model?",
-    "What are you?",
-    "What happens when the queue is full?",
-    "Does anything leave the machine?",
+# Questions with long answers: each of the counted tokens is text, and so a chunk of its own.
+LONG = (
     "Tell me everything about this server.",
+    "Explain all settings.",
+    "What happens to a request?",
 )
+PROMPTS = tuple(LONG[i % len(LONG)] for i in range(8))
 N_TOKENS = 128
 _USAGE = re.compile(rb'"completion_tokens":(\d+)')
 
