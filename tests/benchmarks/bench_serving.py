@@ -19,7 +19,7 @@ from tests.benchmarks.conftest import Report
 from tests.benchmarks.load import PROMPTS, streams
 from tests.live import ROOT, UVICORN, LiveServer, running
 
-ROUNDS = 7
+ROUNDS = 15
 
 
 class Bare:
