@@ -318,6 +318,19 @@ def test_template_when_not_text(tmp_path: Path) -> None:
         card_of(tmp_path)
 
 
+def test_description_tells_what_the_template_takes(tmp_path: Path) -> None:
+    """Tools and thinking are told where the template has them; tags promise only what is served."""
+    folder = tmp_path / "clever-model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "qwen3", "max_position_embeddings": 64}')
+    template = "{% if tools %}{{ tools }}{% endif %}{% if enable_thinking %}<think>{% endif %}"
+    (folder / "chat_template.jinja").write_text(template)
+    card = card_of(folder)
+
+    assert card.description.endswith("made for tools and thinking")
+    assert (True, True) == (card.knows_tools, card.knows_thinking)
+
+
 def test_description_is_readable(tmp_path: Path) -> None:
     """The description names the model, its architecture and the size of its weights."""
     folder = model_folder(tmp_path)

@@ -1,6 +1,7 @@
 """Imports go one way: the rooms of the house, read from the source itself."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,3 +132,32 @@ def test_a_breach_is_found(module: str, source: str) -> None:
 def test_what_is_allowed_passes(module: str, source: str) -> None:
     """The rule forbids nothing that the house needs."""
     assert [] == breaches(source, module)
+
+
+def rooms_of_the_house() -> list[str]:
+    """Return the rooms in the order of the table in `service/README.md`, top to bottom."""
+    text = (ROOT / "service" / "README.md").read_text("utf-8")
+    table = [line for line in text.splitlines() if line.startswith("| `")]
+    names = [name for line in table for name in re.findall(r"`([^`]+)`", line.split("|")[1])]
+    return [name.strip("/").removesuffix(".py") for name in names]
+
+
+def test_imports_go_down_the_table_of_the_house() -> None:
+    """The README of the house is true: no room imports from one that stands above it."""
+    ranks = {room: rank for rank, room in enumerate(rooms_of_the_house())}
+    ranks["__main__"] = ranks["app"]
+    upward = []
+    for path in sorted((ROOT / "service").rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        room = room_of(module)
+        if room is None or room not in ranks:  # the package's own empty `__init__`
+            continue
+        names = imported_modules(path.read_text("utf-8"), module)
+        targets = {target for target in map(room_of, names) if target is not None}
+        upward += [
+            f"{module} imports from {target}"
+            for target in targets & ranks.keys()
+            if target != room and ranks[target] <= ranks[room] and room != "__main__"
+        ]
+
+    assert [] == upward

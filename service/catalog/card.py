@@ -12,6 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from service.protocol import ModelCard
 
 EMBEDDED_FOLDER = Path(__file__).resolve().parent / "embedded"
@@ -49,19 +51,21 @@ def read_card(folder: Path, model_id: str, context_length: int | None, created: 
     text_config = config | _section(config, "text_config")
     template = _chat_template(folder)
     used = " ".join(_TEMPLATE_TAG.findall(template or ""))
-    bits = _quantization_bits(config)
-    return ModelCard(
+    thinking = r"\b(enable_thinking|reasoning_content|thinking)\b"
+    card = ModelCard(
         id=model_id,
         family=_family(config),
-        description=_description(model_id, folder, config, bits),
+        description=EMBEDDED_DESCRIPTION,
         context_length=_context_length(text_config, context_length),
         created=created,
-        quantization_bits=bits,
+        quantization_bits=_quantization_bits(config),
         has_chat_template=template is not None,
         knows_tools=re.search(r"\btools\b", used) is not None,
-        knows_thinking=re.search(r"\b(enable_thinking|reasoning_content|thinking)\b", used)
-        is not None,
+        knows_thinking=re.search(thinking, used) is not None,
     )
+    if folder.resolve() == EMBEDDED_FOLDER:
+        return card
+    return msgspec.structs.replace(card, description=_description(card, folder, config))
 
 
 def model_id_of(folder: Path) -> str:
@@ -140,10 +144,14 @@ def _chat_template(folder: Path) -> str | None:
     return None
 
 
-def _description(model_id: str, folder: Path, config: dict[str, Any], bits: int | None) -> str:
-    if folder.resolve() == EMBEDDED_FOLDER:
-        return EMBEDDED_DESCRIPTION
-    size_mb = sum(f.stat().st_size for f in folder.glob("*.safetensors")) / 1e6
+def _description(card: ModelCard, folder: Path, config: dict[str, Any]) -> str:
+    """Return one sentence: what it is, how large, and what its chat template could take."""
+    size_mb = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6
+    bits = card.quantization_bits
     weights = f"{bits}-bit quantized weights" if bits else "weights"
-    name = model_id.rpartition("/")[2]
-    return f"{name}: {config['model_type']} language model running on MLX, {size_mb:,.1f} MB of {weights}"
+    known = {"tools": card.knows_tools, "thinking": card.knows_thinking}
+    takes = " and ".join(name for name, is_known in known.items() if is_known)
+    return (
+        f"{card.id.rpartition('/')[2]}: {config['model_type']} language model running on MLX, "
+        f"{size_mb:,.1f} MB of {weights}" + (f", made for {takes}" if takes else "")
+    )
