@@ -52,7 +52,7 @@ def create_app(settings: Settings) -> Edge:
         ("/openapi.json", OpenApi(), {}),
         ("/v1/models", models, {}),
         ("/v1/models/{model_id:path}", models, {"suffix": "one"}),
-        ("/v1/chat/completions", ChatCompletions(supervisor, admission), {}),
+        ("/v1/chat/completions", ChatCompletions(supervisor, admission, metrics), {}),
     ]
     lifespan = Lifespan(supervisor, admission)
     middleware: list[Any] = [lifespan, Guard(settings.api_key)]

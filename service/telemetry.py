@@ -72,6 +72,10 @@ class Metrics:
         self.queue_length = Gauge(
             "tier3a_queue_length", "Requests that wait for a permit.", registry=self.registry
         )
+        self.streams_broken = Counter(
+            "tier3a_streams_broken", "Streams that had begun with 200 and ended with an error event.",
+            ["code"], registry=self.registry,
+        )  # fmt: skip
         self.engine_deaths = Counter(
             "tier3a_engine_deaths", "Engine processes that ended unasked.", registry=self.registry
         )

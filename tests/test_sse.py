@@ -12,6 +12,7 @@ from service.errors import EngineDied, ShuttingDown
 from service.web import sse
 
 DONE = b"data: [DONE]\n\n"
+BROKEN: list[str] = []  # the codes that the last stream told
 
 
 async def chunks(
@@ -28,8 +29,9 @@ def streamed(*items: dict[str, Any] | None, error: BaseException | None = None) 
     """Return the pieces of the stream that *items* become."""
 
     async def scenario() -> list[bytes]:
-        return [piece async for piece in sse.stream(chunks(items, error))]
+        return [piece async for piece in sse.stream(chunks(items, error), BROKEN.append)]
 
+    BROKEN.clear()
     return asyncio.run(scenario())
 
 
@@ -108,7 +110,7 @@ def test_stream_when_cancelled() -> None:
             await asyncio.Event().wait()
 
         async def read() -> None:
-            async for piece in sse.stream(forever()):
+            async for piece in sse.stream(forever(), BROKEN.append):
                 found.append(piece)
 
         reading = asyncio.create_task(read())
@@ -119,3 +121,13 @@ def test_stream_when_cancelled() -> None:
         return found
 
     assert [sse.event({"i": 1})] == asyncio.run(scenario())
+
+
+def test_stream_tells_how_it_broke() -> None:
+    """The status was 200 long ago; whoever counts gets the code of the error, once."""
+    streamed({"i": 1})
+    assert [] == BROKEN
+    streamed({"i": 1}, error=EngineDied("gone"))
+    assert ["engine_died"] == BROKEN
+    streamed({"i": 1}, error=RuntimeError("bug"))
+    assert ["internal_error"] == BROKEN

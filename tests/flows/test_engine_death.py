@@ -47,6 +47,7 @@ def test_kill_during_a_stream_costs_that_stream_and_nothing_else(tmp_path: Path)
         assert int(refused.headers["Retry-After"]) > 0
         assert "SIGKILL" in reasons["models"][0]["reason"]
         assert answered.status_code == 200
+        assert 'tier3a_streams_broken_total{code="engine_died"} 1.0' in http.get("/metrics").text
         assert server.process.poll() is None
         assert server.engine_pid() != first
 

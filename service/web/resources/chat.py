@@ -18,6 +18,7 @@ from service.fleet.ticket import Ticket
 from service.openai import chat
 from service.openai.body import decode
 from service.protocol import Delta
+from service.telemetry import Metrics
 from service.web import sse
 
 _log = logging.getLogger(__name__)
@@ -26,9 +27,10 @@ _log = logging.getLogger(__name__)
 class ChatCompletions:
     """Answers a chat, whole or as a stream."""
 
-    def __init__(self, supervisor: Supervisor, admission: Admission) -> None:
+    def __init__(self, supervisor: Supervisor, admission: Admission, metrics: Metrics) -> None:
         self._supervisor = supervisor
         self._admission = admission
+        self._metrics = metrics
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Check, admit, submit, and translate what comes; every refusal comes before any header."""
@@ -51,11 +53,14 @@ class ChatCompletions:
         if asked.is_stream:
             resp.content_type = sse.MEDIA_TYPE
             resp.set_header("Cache-Control", "no-cache")
-            resp.stream = sse.stream(_chunks(ticket, answer))
+            resp.stream = sse.stream(_chunks(ticket, answer), self._note_broken)
         else:
             deltas = [delta async for delta in ticket.deltas(sse.PING_S) if delta is not None]
             resp.content_type = falcon.MEDIA_JSON
             resp.data = msgspec.json.encode(answer.completion(deltas))
+
+    def _note_broken(self, code: str) -> None:
+        self._metrics.streams_broken.labels(code).inc()
 
 
 async def _chunks(ticket: Ticket, answer: chat.ChatAnswer) -> AsyncIterator[dict[str, Any] | None]:
