@@ -666,6 +666,23 @@ def test_body_when_slow_but_coming(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 200 == asyncio.run(scenario())
 
 
+def test_client_that_leaves_with_its_whole_answer(lines: list[str]) -> None:
+    """What an app still does after its last byte is done in peace, and the line tells its status."""
+    did: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await answer(send)
+        wire.hang_up()
+        await asyncio.sleep(0.02)
+        did.append("the rest")
+
+    wire = Wire()
+    asyncio.run(_serve(app, wire, scope_of()))
+
+    assert ["the rest"] == did
+    assert "200" == pair(lines)[1][3]
+
+
 def test_client_that_stops_reading_is_cut(
     monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:

@@ -61,6 +61,7 @@ class Exchange:
         id: the request's id, given or made.
         leaving: what is undone when the request leaves, by whatever way.
         status: status code sent; None until then.
+        is_complete: the last of the response was handed to the server.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,6 +69,7 @@ class Exchange:
         self.id = _request_id(scope)
         self.leaving = ExitStack()
         self.status: int | None = None
+        self.is_complete = False
         self._receive = receive
         self._send = send
         self._began_s = time.perf_counter()
@@ -123,6 +125,8 @@ class Exchange:
             event["headers"] = [
                 h for h in event.get("headers", ()) if h[0].lower() not in names
             ] + ours
+        elif event["type"] == "http.response.body":
+            self.is_complete = not event.get("more_body", False)
         self._sending_since_s = time.perf_counter()
         await self._send(event)
         self._sending_since_s = None
@@ -222,10 +226,13 @@ class Edge:
         gone = asyncio.create_task(exchange.gone())
         try:
             while not app.done():
+                # Once all is sent, servers report the client as gone as well; then it is no news.
+                watched = {app} if exchange.is_complete else {app, gone}
                 await asyncio.wait(
-                    {app, gone}, timeout=READ_STALL_S / 4, return_when=asyncio.FIRST_COMPLETED
+                    watched, timeout=READ_STALL_S / 4, return_when=asyncio.FIRST_COMPLETED
                 )
-                if not app.done() and (gone.done() or exchange.is_stalled()):
+                has_left = gone.done() and not exchange.is_complete
+                if not app.done() and (has_left or exchange.is_stalled()):
                     raise ClientGone
             app.result()
             if exchange.status is None:
