@@ -16,8 +16,6 @@ import threading
 from types import FrameType
 from typing import Any
 
-from falcon.asgi import Request, Response
-
 from service.fleet.admission import Admission
 from service.fleet.supervisor import Supervisor
 from service.web.edge import Edge
@@ -52,21 +50,17 @@ class Lifespan:
             task.cancel()
         await self._supervisor.stop()
 
-    async def process_request(self, req: Request, resp: Response) -> None:
-        """Nothing; Falcon wants middleware to have a request side."""
-
     def _listen_for_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         """Put our ear before the server's own handlers, which still run."""
+
+        def hear(number: int, stack: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self._begin_to_drain)
+            servers_own = self._servers_own[signal.Signals(number)]
+            if callable(servers_own):
+                servers_own(number, stack)
+
         for number in _SIGNALS:
-            self._servers_own[number] = signal.getsignal(number)
-
-            def hear(got: int, stack: FrameType | None) -> None:
-                loop.call_soon_threadsafe(self._begin_to_drain)
-                servers_own = self._servers_own[signal.Signals(got)]
-                if callable(servers_own):
-                    servers_own(got, stack)
-
-            signal.signal(number, hear)
+            self._servers_own[number] = signal.signal(number, hear)
 
     def _begin_to_drain(self) -> None:
         patience_s = 0.0 if self._draining else DRAIN_S
