@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 from service.settings import OPTIONS
 
@@ -71,7 +72,7 @@ class LiveServer:
 
     def engines(self) -> list[int]:
         """Return the process ids of all engines below it."""
-        return [pid for pid in _descendants(self.process.pid) if _is_engine(pid)]
+        return [child.pid for child in _descendants(self.process.pid) if _is_engine(child)]
 
     def end(self, number: signal.Signals = signal.SIGTERM, deadline_s: float = 15) -> int:
         """Send *number* and return the exit status."""
@@ -104,9 +105,9 @@ def running(log: Path, how: Sequence[str] = MODULE, **environment: str) -> Itera
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(10)
-        for pid in family:
-            if is_alive(pid):
-                os.kill(pid, signal.SIGKILL)
+        for relative in family:
+            with suppress(psutil.NoSuchProcess):
+                relative.kill()
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
@@ -125,21 +126,20 @@ def free_port() -> int:
 def is_alive(pid: int) -> bool:
     """Tell whether *pid* runs, a zombie not counted."""
     try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 
-def _descendants(pid: int) -> list[int]:
+def _descendants(pid: int) -> list[psutil.Process]:
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except (FileNotFoundError, ProcessLookupError):
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
         return []
-    return [d for child in map(int, children) for d in (child, *_descendants(child))]
 
 
-def _is_engine(pid: int) -> bool:
+def _is_engine(process: psutil.Process) -> bool:
     try:
-        return b"service.engine" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
+        return "service.engine" in process.cmdline()
+    except psutil.NoSuchProcess:
         return False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from typing import Any, cast
 
 import falcon.inspect
@@ -11,6 +13,7 @@ from falcon.asgi import App
 from service import contracts
 from service.app import create_app
 from service.settings import Settings
+from tests.live import ROOT
 
 
 def test_routes_are_those_of_the_openapi_document() -> None:
@@ -30,3 +33,14 @@ def test_routes_are_those_of_the_openapi_document() -> None:
     }
 
     assert described == routed
+
+
+def test_api_process_is_free_of_mlx_and_transformers() -> None:
+    """Making the app imports neither, nor what they bring; they belong to the engine process."""
+    code = "import sys, service.app; service.app.app; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    heavy = {"mlx", "mlx_lm", "transformers", "tokenizers", "numpy", "huggingface_hub"}
+
+    assert heavy & set(done.stdout.split()) == set()
