@@ -65,6 +65,16 @@ class LiveServer:
         """Return all that it has printed until now."""
         return self.log.read_text("utf-8", "replace")
 
+    def lines_of(self, request_id: str, deadline_s: float = 5) -> list[str]:
+        """Return the log lines of one request, its completion, which comes after the answer, included."""
+        end = time.monotonic() + deadline_s
+        lines: list[str] = []
+        while time.monotonic() < end and not any("Request completed" in line for line in lines):
+            mark = f"[request_id={request_id}]"
+            lines = [line for line in self.log_text().splitlines() if mark in line]
+            time.sleep(POLL_S)
+        return lines
+
     def engine_pid(self) -> int:
         """Return the process id of its one engine."""
         (engine,) = self.engines()

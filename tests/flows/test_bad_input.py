@@ -116,12 +116,13 @@ def test_strange_model_ids_are_not_found_and_logged_on_one_line(
 ) -> None:
     """No file is touched, no header is injected, and the log has one start and one end."""
     response = client.get(f"/v1/models/{path}", headers={"X-Request-ID": f"strange-{len(path)}"})
-    lines = [x for x in server.log_text().splitlines() if f"strange-{len(path)}]" in x]
+    started, completed = server.lines_of(f"strange-{len(path)}")
 
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "model_not_found"
     assert "X-Evil" not in response.headers
-    assert len(lines) % 2 == 0
+    assert "Request started: GET /v1/models/" in started
+    assert "Request completed: GET /v1/models/" in completed
 
 
 def test_body_over_the_limit_is_refused_before_it_is_read(server: LiveServer) -> None:

@@ -165,7 +165,7 @@ def test_guides_curl_works_as_printed(client: httpx.Client, server: LiveServer) 
             "Content-Type": "application/x-www-form-urlencoded",
         },
     )
-    lines = [line for line in server.log_text().splitlines() if "req-tier2-flow" in line]
+    lines = server.lines_of("req-tier2-flow")
 
     assert response.status_code == 200
     assert response.headers["X-Request-ID"] == "req-tier2-flow"
