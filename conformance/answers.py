@@ -1,11 +1,12 @@
 """One answer of each kind that a server gives, asked for once and shared by the checks."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 from urllib.parse import quote
 
-from conformance.client import CHAT, Exchange, NoAnswer, Server
-from conformance.verdicts import not_tested
+from conformance.client import CHAT, Exchange, NoAnswer, Server, tags_of
+from conformance.verdicts import inapplicable, not_tested
 
 GREETING = "Hello"
 LONG_TASK = (
@@ -27,6 +28,20 @@ class Kind(NamedTuple):
 
     ask: Callable[[Server], Exchange]
     statuses: range
+
+
+class Question(NamedTuple):
+    """
+    A JSON body to post.
+
+    Attributes:
+        fields: all of it but the model.
+        capability: the tag that the model must have; empty where any that can chat will do.
+    """
+
+    path: str
+    fields: Mapping[str, object]
+    capability: str = ""
 
 
 ANY = range(200, 600)
@@ -85,19 +100,60 @@ class Answers:
         Raises:
             NoAnswer: it didn't come; the server isn't asked again.
         """
-        if kind not in self._known:
-            try:
-                self._known[kind] = KINDS[kind].ask(self._server)
-            except NoAnswer as error:
-                self._known[kind] = error
-        found = self._known[kind]
-        if isinstance(found, NoAnswer):
-            raise found
-        return found
+        return self._once(kind, KINDS[kind].ask)
 
     def truly_of(self, kind: str) -> Exchange:
         """Return the answer if its status is of that kind; otherwise leave the check open."""
         found = self.of(kind)
         if found.status not in KINDS[kind].statuses:
             not_tested(f"asked for the kind {kind!r}, got status {found.status}")
+        return found
+
+    def to(self, question: Question) -> Exchange:
+        """
+        Return the answer to a question, whatever its status; equal questions are asked once.
+
+        Raises:
+            NoAnswer: it didn't come; the server isn't asked again.
+        """
+        body = self._body(question)
+        key = f"{question.path} {json.dumps(body, sort_keys=True)}"
+        return self._once(key, lambda server: server.post(question.path, body))
+
+    def anew(self, question: Question) -> Exchange:
+        """Return an answer of its own, however often the same was asked."""
+        return self._server.post(question.path, self._body(question))
+
+    def capable_model(self, capability: str) -> str:
+        """
+        Return the model to ask for what the tag *capability* promises.
+
+        That is the model of --model if it has the tag, or else the first listed that has it. Where
+        none has it, the check doesn't apply. Without a capability any model that can chat will do.
+        """
+        chosen = self._server.model
+        if not capability:
+            return chosen
+        models = self.truly_of("models").fields().get("data")
+        if not isinstance(models, list):
+            not_tested("the list of models can't be read")
+        tagged = [each for each in models if isinstance(each, dict) and capability in tags_of(each)]
+        ids = [str(each.get("id")) for each in tagged]
+        if not ids:
+            inapplicable(f"no model is tagged {capability!r}")
+        return chosen if chosen in ids else ids[0]
+
+    def _body(self, question: Question) -> dict[str, object]:
+        return {"model": self.capable_model(question.capability), **question.fields}
+
+    def _once(self, key: str, ask: Callable[[Server], Exchange]) -> Exchange:
+        if key not in self._known:
+            try:
+                self._known[key] = ask(self._server)
+            except NoAnswer as error:
+                self._known[key] = error
+        found = self._known[key]
+        if isinstance(found, NoAnswer):
+            raise found
+        self._server.journal.looked_at.append(found)
         return found

@@ -11,7 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -22,12 +22,22 @@ CHAT = "/v1/chat/completions"
 MAX_BODY_BYTES = 10_000_000
 PIECE_BYTES = 65_536
 SHOWN_CHARACTERS = 160
+LATE_TIMEOUT_S = 1.0
 
 Headers = Iterable[tuple[str, str | bytes]]
 
 
 class NoAnswer(Exception):
-    """The server gave no complete HTTP response within the time allowed."""
+    """
+    The server gave no complete HTTP response within the time allowed.
+
+    Attributes:
+        is_late: it was still to come, or still coming, when the time was over.
+    """
+
+    def __init__(self, text: str, *, is_late: bool = False) -> None:
+        super().__init__(text)
+        self.is_late = is_late
 
 
 def shorten(text: str) -> str:
@@ -58,6 +68,11 @@ class Address:
             raise ValueError(f"{url!r} is no http:// or https:// URL")
         port = parts.port or (443 if parts.scheme == "https" else 80)
         return cls(parts.scheme, parts.hostname, port, parts.path.rstrip("/"))
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port; a request's target comes after it."""
+        return f"{self.scheme}://{self.host_header}"
 
     @property
     def host_header(self) -> str:
@@ -100,6 +115,8 @@ class Exchange:
 
     Attributes:
         headers: in the order and the spelling of the wire.
+        url: scheme, host and port of the server.
+        at_s: when it began, on the monotonic clock.
         head_s: seconds from before the request to the end of the response's headers.
         total_s: the same, to the end of its body.
     """
@@ -108,6 +125,8 @@ class Exchange:
     status: int
     headers: tuple[tuple[str, bytes], ...]
     body: bytes
+    url: str
+    at_s: float
     head_s: float
     total_s: float
 
@@ -154,14 +173,35 @@ def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
+@dataclass
+class Journal:
+    """
+    What the suite has seen, with all servers that share it.
+
+    Attributes:
+        seen: every complete exchange so far, for the checks that look at all of them.
+        looked_at: those that the check under way has looked at, for its report.
+    """
+
+    seen: list[Exchange] = field(default_factory=list)
+    looked_at: list[Exchange] = field(default_factory=list)
+
+    def add(self, exchange: Exchange) -> None:
+        """Take note of a new exchange."""
+        self.seen.append(exchange)
+        self.looked_at.append(exchange)
+
+
 class Connection:
     """One TCP or TLS connection, good for one exchange after another."""
 
     def __init__(self, address: Address, timeout_s: float) -> None:
+        self._address = address
         self._timeout_s = timeout_s
         self._began = time.monotonic()
         self._http = h11.Connection(h11.CLIENT)
         self._is_fresh = True
+        self._has_begun = False
         try:
             self._socket = _connect(address, timeout_s)
         except OSError as error:
@@ -192,7 +232,8 @@ class Connection:
             self._send(request.to_bytes())
             return self._read(request, on_piece)
         except TimeoutError as error:
-            raise NoAnswer(f"no complete response within {self._timeout_s:g} s") from error
+            text = f"no complete response within {self._timeout_s:g} s"
+            raise NoAnswer(text, is_late=True) from error
         except OSError as error:
             raise NoAnswer(f"connection lost: {error}") from error
         except h11.RemoteProtocolError as error:
@@ -208,7 +249,7 @@ class Connection:
         if not self._is_fresh:
             self._began = time.monotonic()
             self._http.start_next_cycle()
-        self._is_fresh = False
+        self._is_fresh = self._has_begun = False
         self._http.send(h11.Request(method=method, target="/", headers=[("Host", "h11")]))
         self._http.send(h11.EndOfMessage())
 
@@ -233,14 +274,25 @@ class Connection:
                 raise NoAnswer(f"more than {MAX_BODY_BYTES} bytes")
         headers = tuple((name.decode("latin-1"), value) for name, value in head.headers.raw_items())
         total_s = time.monotonic() - self._began
-        return Exchange(request, head.status_code, headers, bytes(body), head_s, total_s)
+        return Exchange(
+            request,
+            head.status_code,
+            headers,
+            bytes(body),
+            self._address.origin,
+            self._began,
+            head_s,
+            total_s,
+        )
 
     def _next_event(self) -> object:
         while (event := self._http.next_event()) is h11.NEED_DATA:
             self._socket.settimeout(self._time_left())
-            self._http.receive_data(self._socket.recv(PIECE_BYTES))
-        if isinstance(event, h11.ConnectionClosed):
-            raise NoAnswer("connection closed without a response")
+            piece = self._socket.recv(PIECE_BYTES)
+            if not piece and not self._has_begun:
+                raise NoAnswer("connection closed without a response")
+            self._has_begun = True
+            self._http.receive_data(piece)
         return event
 
     def _time_left(self) -> float:
@@ -266,9 +318,8 @@ class Server:
     """
     The server under test.
 
-    Attributes:
-        seen: every complete exchange so far, for the checks that look at all of them; servers
-            that are given the same list share it.
+    A route that let a request time out once is given a second from then on, until it answers:
+    a server that hangs shall not hang its checks one by one.
     """
 
     def __init__(
@@ -276,16 +327,22 @@ class Server:
         url: str,
         *,
         timeout_s: float,
-        seen: list[Exchange],
+        journal: Journal,
         api_key: str = "",
         model: str = "",
     ) -> None:
         self.url = url
         self.address = Address.of(url)
         self.timeout_s = timeout_s
-        self.seen = seen
+        self.journal = journal
+        self._late: set[tuple[str, str]] = set()
         self._api_key = api_key
         self._model = model
+
+    @property
+    def known_model(self) -> str:
+        """The model to ask, as far as it is known without asking the server."""
+        return self._model
 
     @property
     def model(self) -> str:
@@ -339,20 +396,37 @@ class Server:
         Raises:
             NoAnswer: no complete response came in time.
         """
-        with self.connect() as connection:
-            exchange = connection.exchange(request, on_piece)
-        self.seen.append(exchange)
+        route = (request.method, request.target)
+        timeout_s = min(self.timeout_s, LATE_TIMEOUT_S) if route in self._late else self.timeout_s
+        try:
+            with Connection(self.address, timeout_s) as connection:
+                exchange = connection.exchange(request, on_piece)
+        except NoAnswer as error:
+            if error.is_late:
+                self._late.add(route)
+            raise
+        self._late.discard(route)
+        self.journal.add(exchange)
         return exchange
 
     def get(self, path: str, headers: Headers = ()) -> Exchange:
         """GET *path*."""
         return self.send(self.request("GET", path, headers))
 
+    def json_request(self, path: str, body: object, headers: Headers = ()) -> Request:
+        """Build a request that posts *body* as JSON."""
+        json_type = ("Content-Type", "application/json")
+        return self.request("POST", path, [json_type, *headers], json.dumps(body).encode())
+
+    def post(self, path: str, body: object) -> Exchange:
+        """Post *body* as JSON."""
+        return self.send(self.json_request(path, body))
+
     def chat_request(self, content: str, headers: Headers = (), **fields: object) -> Request:
         """Build a chat request of one user message; *fields* are added to its body."""
-        body = chat_body(content, **({"model": self.model} | fields))
-        json_type = ("Content-Type", "application/json")
-        return self.request("POST", CHAT, [json_type, *headers], json.dumps(body).encode())
+        return self.json_request(
+            CHAT, chat_body(content, **({"model": self.model} | fields)), headers
+        )
 
     def chat(self, content: str, headers: Headers = (), **fields: object) -> Exchange:
         """Post a chat request of one user message."""

@@ -95,7 +95,7 @@ def check_all_seen(
     if _validator(name) is None:
         not_tested(f"contracts/{name}{SUFFIX} is missing from this checkout")
     n_checked = 0
-    for exchange in filter(is_concerned, server.seen):
+    for exchange in filter(is_concerned, server.journal.seen):
         for contract, body in bodies(exchange):
             if contract == name:
                 n_checked += 1

@@ -5,13 +5,13 @@ Written apart from the schemas in contracts/, so that neither can hide a mistake
 Each function returns an empty string when there is nothing to say.
 """
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from conformance import sse
 from conformance.client import Exchange, read_json
 
 DONE = "[DONE]"
-FINISH_REASONS = {"stop", "length", "tool_calls", "content_filter", "function_call"}
+FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter", "function_call")
 
 
 def first(*problems: tuple[bool, str]) -> str:
@@ -19,7 +19,7 @@ def first(*problems: tuple[bool, str]) -> str:
     return next((text for is_problem, text in problems if is_problem), "")
 
 
-def is_count(value: object) -> bool:
+def is_count(value: object) -> TypeGuard[int]:
     """Whether *value* is an integer of zero or more."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
@@ -109,7 +109,7 @@ def chunk_problem(answer: Exchange) -> str:
     return first(
         (any("error" in chunk for chunk in found), "an error event"),
         (
-            {chunk.get("object") for chunk in found} != {"chat.completion.chunk"},
+            any(chunk.get("object") != "chat.completion.chunk" for chunk in found),
             'object is not always "chat.completion.chunk"',
         ),
         (len({str(chunk.get("id")) for chunk in found}) != 1, "chunks don't share one id"),

@@ -29,9 +29,13 @@ class ServerLog:
         written = [line for line in self.lines() if line.strip()]
         return written[-1].strip() if written else "it wrote nothing"
 
-    def wait_for(self, *parts: str) -> str:
-        """Return the first line that contains all *parts*; empty if none comes within 1 s."""
-        deadline = time.monotonic() + PATIENCE_S
+    def about(self, text: str) -> list[str]:
+        """Return the lines that contain *text*."""
+        return [line for line in self.lines() if text in line]
+
+    def wait_for(self, *parts: str, within_s: float = PATIENCE_S) -> str:
+        """Return the first line that contains all *parts*; empty if none comes in time."""
+        deadline = time.monotonic() + within_s
         while True:
             for line in self.lines():
                 if all(part in line for part in parts):

@@ -11,8 +11,8 @@ import pytest
 from conformance.answers import GREETING, KINDS, UNKNOWN_ROUTE, Answers
 from conformance.catalogue import Requirement
 from conformance.client import CHAT, Exchange, NoAnswer, Request, Server
-from conformance.launch import Launched
 from conformance.serverlog import ServerLog
+from conformance.start import UNREADY, Moment
 from conformance.verdicts import check, not_tested, requirement
 
 HEADER = "X-Request-ID"
@@ -89,15 +89,14 @@ def test_header_on_every_response(demand: Requirement, answers: Answers, kind: s
 
 
 @pytest.mark.parametrize("kind", ["not-ready", "not-ready-other-route"])
-@requirement("RID-4")
-def test_header_while_not_ready(demand: Requirement, launched: Launched, kind: str) -> None:
+@requirement("RID-4", profile=UNREADY)
+def test_header_while_not_ready(demand: Requirement, moments: list[Moment], kind: str) -> None:
     """The 503 of a server that isn't ready carries an id as well."""
-    moments = launched.moments
     found = [moment.health if kind == "not-ready" else moment.other for moment in moments]
-    unready = [answer for answer in found if answer and answer.status == 503]
-    if not unready:
-        not_tested("no 503 was seen while the launched server started")
-    for answer in unready:
+    refused = [answer for answer in found if answer and answer.status == 503]
+    if not refused:
+        not_tested("no 503 was seen")
+    for answer in refused:
         sole_id(demand, answer)
 
 
@@ -130,11 +129,12 @@ def test_no_cross_talk(demand: Requirement, server: Server) -> None:
         found = list(pool.map(send, requests))
 
     for number, answer in enumerate(found):
-        check(demand, answer.request_id == f"at-once-{number}", "another's id", answer)
+        seen = f"{HEADER}: {answer.request_id or 'none'}"
+        check(demand, answer.request_id == f"at-once-{number}", seen, answer)
 
 
 @pytest.mark.parametrize("route", ["models", "unrouted", "invalid-json"])
-@requirement("RID-7")
+@requirement("RID-7", profile=("managed", "log"))
 def test_log_carries_the_id(
     demand: Requirement, logged: tuple[Server, ServerLog], route: str
 ) -> None:
@@ -172,7 +172,7 @@ def test_hostile_id_is_replaced(demand: Requirement, server: Server, kind: str) 
     check(demand, is_refused or is_replaced, f"{HEADER}: {answer.request_id}", answer)
 
 
-@requirement("RID-8")
+@requirement("RID-8", profile=("managed", "log"))
 def test_hostile_id_stays_out_of_the_log(
     demand: Requirement, logged: tuple[Server, ServerLog]
 ) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +107,34 @@ def _local_reference(reference: str, owner: str) -> str:
     return f"#/components/schemas/{name}{pointer}"
 
 
+def _references(node: Any) -> Iterator[str]:
+    """Yield every reference in *node*."""
+    if isinstance(node, dict):
+        if "$ref" in node:
+            yield node["$ref"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for inner in node:
+            yield from _references(inner)
+
+
+def _add_needed(node: Any, names: set[str]) -> None:
+    """Add to *names* the schemas whose files *node* refers to, and those that they refer to."""
+    files = (reference.partition("#")[0] for reference in _references(node))
+    for name in {Path(file).name.removesuffix(SUFFIX) for file in files if file} - names:
+        names.add(name)
+        _add_needed(schemas()[name], names)
+
+
 @functools.cache
 def openapi() -> dict[str, Any]:
-    """Return `openapi.yaml` as one self-contained document, the schemas among its components."""
+    """Return `openapi.yaml` as one self-contained document, with the schemas that it needs."""
     import yaml
 
     document = yaml.safe_load((FOLDER / "openapi.yaml").read_text("utf-8"))
+    names: set[str] = set()
+    _add_needed(document, names)
     bundled: dict[str, Any] = _localized(document, "")
     components = bundled.setdefault("components", {}).setdefault("schemas", {})
-    components.update({name: _localized(schema, name) for name, schema in schemas().items()})
+    components.update({name: _localized(schemas()[name], name) for name in sorted(names)})
     return bundled

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from conformance import compare
+from conformance.reports import comparison
 from service import contracts
 from service.errors import ServiceError
 from service.settings import OPTIONS
@@ -137,3 +139,10 @@ def test_house_names_every_room() -> None:
     told = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
 
     assert rooms == told
+
+
+def test_matrix_of_servers_is_what_their_reports_say() -> None:
+    """The README's table is drawn from the reports in conformance/servers/, and only from them."""
+    reports = [compare.read(path) for path in sorted((ROOT / "conformance/servers").glob("*.json"))]
+
+    assert f"<!-- servers -->\n{comparison.markdown(reports)}<!-- /servers -->" in README

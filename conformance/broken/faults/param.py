@@ -1,0 +1,233 @@
+"""Wrong ways with a chat's parameters."""
+
+import json
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from conformance.broken.capable import Capable
+from conformance.broken.fault import breaks
+from conformance.broken.miniature import Asked, Refused, Reply
+from conformance.broken.rules import Rule, turns
+from conformance.broken.seeing import Body
+from conformance.broken.talking import Call, Said
+
+
+@breaks("PARAM-1", also={"RESP-2"})
+class OneTokenMore(Capable):
+    def n_tokens(self, body: Body) -> int:
+        return super().n_tokens(body) + 1
+
+
+@breaks("PARAM-1")
+class MaxCompletionTokensIsUnknown(Capable):
+    def n_tokens(self, body: Body) -> int:
+        return super().n_tokens(body | {"max_completion_tokens": None})
+
+
+@breaks("PARAM-1", also={"RESP-2"})
+class CutEndsAsStop(Capable):
+    def end_of(self, body: Body) -> str:
+        return "stop"
+
+
+@breaks("PARAM-1", also={"PARAM-9"})
+class CutStreamEndsAsStop(Capable):
+    def choice_chunks(self, asked: Asked, body: Body) -> Iterator[dict[str, Any]]:
+        for chunk in super().choice_chunks(asked, body):
+            if chunk["choices"][0]["finish_reason"] == "length":
+                chunk["choices"][0]["finish_reason"] = "stop"
+            yield chunk
+
+
+@breaks("PARAM-2")
+class StopIsPassedOver(Capable):
+    def stop_texts(self, body: Body) -> list[str]:
+        return []
+
+
+@breaks("PARAM-2")
+class OnlyTheFirstStopCounts(Capable):
+    def stop_texts(self, body: Body) -> list[str]:
+        return super().stop_texts(body)[:1]
+
+
+@breaks("PARAM-2")
+class StopIsPassedOverInStreams(Capable):
+    def chunks(self, asked: Asked, body: Body) -> Iterator[dict[str, Any]]:
+        return super().chunks(asked, body | {"stop": None})
+
+
+@breaks("PARAM-2")
+class StopTextIsSaid(Capable):
+    def stopped(self, said: Said, stops: list[str]) -> Said:
+        found = super().stopped(said, stops)
+        return Said([*found.tokens, *stops[-1:]], found.ending, found.calls)
+
+
+@breaks("PARAM-2")
+class StopTextIsLeftOut(Capable):
+    def stopped(self, said: Said, stops: list[str]) -> Said:
+        text = "".join(said.tokens)
+        for stop in stops:
+            text = text.replace(stop, "")
+        return Said([text], said.ending) if stops else said
+
+
+@breaks("PARAM-2")
+class StoppedEndsAsLength(Capable):
+    def stopped(self, said: Said, stops: list[str]) -> Said:
+        return Said(super().stopped(said, stops).tokens, said.ending, said.calls)
+
+
+@breaks("PARAM-3")
+class SeedIsPassedOver(Capable):
+    def seed(self, body: Body) -> int:
+        return random.randrange(2**31)
+
+
+@breaks("PARAM-4")
+class OneChoiceOnly(Capable):
+    def n_choices(self, body: Body) -> int:
+        return 1
+
+
+@breaks("PARAM-4")
+class AllChoicesAreTheFirst(Capable):
+    def chunks(self, asked: Asked, body: Body) -> Iterator[dict[str, Any]]:
+        for chunk in super().chunks(asked, body):
+            for choice in chunk["choices"]:
+                choice["index"] = 0
+            yield chunk
+
+
+@breaks("PARAM-4")
+class SeveralChoicesAreRefusedWithoutAName(Capable):
+    def demand_supported(self, body: Body) -> None:
+        if self.n_choices(body) > 1:
+            raise Refused(400, "one answer only", "unsupported_parameter")
+        super().demand_supported(body)
+
+
+@breaks("PARAM-5")
+class TemperatureMayBeText(Capable):
+    def rules(self) -> dict[str, Rule]:
+        return {name: rule for name, rule in super().rules().items() if name != "temperature"}
+
+
+@breaks("PARAM-5")
+class MessagesMayBeMissing(Capable):
+    def rules(self) -> dict[str, Rule]:
+        return super().rules() | {"messages": lambda value: value == [] or turns(value)}
+
+
+@breaks("PARAM-5")
+class WrongValueBreaksTheStream(Capable):
+    def chat(self, asked: Asked) -> Reply:
+        try:
+            return super().chat(asked)
+        except Refused as refused:
+            if self.read(asked).get("stream") is not True or refused.reply.status != 400:
+                raise
+            events = iter([json.dumps(refused.reply.body), "[DONE]"])
+            return Reply(200, headers={"Content-Type": "text/event-stream"}, events=events)
+
+
+@breaks("PARAM-6")
+class WrongValueIsNotNamed(Capable):
+    def demand_rules(self, body: Body) -> None:
+        try:
+            super().demand_rules(body)
+        except Refused:
+            raise Refused(400, "something is wrong", "invalid_value") from None
+
+
+@breaks("PARAM-7")
+class LogprobsArePassedOver(Capable):
+    def tags(self) -> list[str]:
+        return [tag for tag in super().tags() if tag != "logprobs"]
+
+    def logprobs(self, tokens: list[str], body: Body) -> dict[str, Any]:
+        return {}
+
+
+@breaks("PARAM-7")
+class ToolsArePassedOver(Capable):
+    def tags(self) -> list[str]:
+        return [tag for tag in super().tags() if tag != "tools"]
+
+    def calls(self, body: Body) -> list[Call]:
+        return []
+
+
+@breaks("PARAM-7")
+class FormIsPassedOver(Capable):
+    def tags(self) -> list[str]:
+        return [tag for tag in super().tags() if tag != "json_schema"]
+
+    def form(self, body: Body) -> Any:
+        return None
+
+
+@breaks("PARAM-7")
+class PictureIsPassedOver(Capable):
+    def tags(self) -> list[str]:
+        return [tag for tag in super().tags() if tag != "images"]
+
+    def n_picture_tokens(self, body: Body) -> int:
+        return 0
+
+
+@breaks("PARAM-7")
+class SoundIsPassedOver(Capable):
+    def demand_supported(self, body: Body) -> None:
+        return
+
+
+@breaks("PARAM-8")
+class SystemRoleIsRefused(Capable):
+    def demand_supported(self, body: Body) -> None:
+        if body["messages"][0]["role"] == "system":
+            raise Refused(400, "conversations begin with the user", "invalid_value", "messages")
+        super().demand_supported(body)
+
+
+@breaks("PARAM-8")
+class DeveloperRoleIsUnknown(Capable):
+    def demand_supported(self, body: Body) -> None:
+        if body["messages"][0]["role"] == "developer":
+            raise Refused(400, "there is no such role", "invalid_value", "messages")
+        super().demand_supported(body)
+
+
+@breaks("PARAM-8")
+class OneTextAtMost(Capable):
+    def demand_supported(self, body: Body) -> None:
+        for message in body["messages"]:
+            parts = message["content"] if isinstance(message.get("content"), list) else []
+            if message["role"] == "user" and [part["type"] for part in parts] == ["text", "text"]:
+                raise Refused(400, "one text at most", "invalid_value", "messages")
+        super().demand_supported(body)
+
+
+@breaks("PARAM-9")
+class StreamIsLeftToChance(Capable):
+    def chunks(self, asked: Asked, body: Body) -> Iterator[dict[str, Any]]:
+        return super().chunks(asked, body | {"temperature": 1})
+
+
+@breaks("PARAM-10")
+class UnknownFieldIsRefused(Capable):
+    def demand_supported(self, body: Body) -> None:
+        if "conformance_field" in body:
+            raise Refused(400, "there is no such field", "unknown_parameter", "conformance_field")
+        super().demand_supported(body)
+
+
+@breaks("PARAM-10")
+class NullIsAValue(Capable):
+    def demand_rules(self, body: Body) -> None:
+        super().demand_rules(body)
+        for name, rule in self.rules().items():
+            if name in body and not rule(body[name]):
+                self.refuse_value(name)

@@ -1,0 +1,298 @@
+"""
+The proof of the suite: `python -m conformance.broken.proof [FAULT ...]`.
+
+For each fault it shows four things, or says which of them doesn't hold:
+
+1. the fault is there: the server's transcript differs from the correct one's;
+2. it is found: its own requirement comes out as FAIL or WARN;
+3. nothing else is blamed: outside of the collateral that it declares, all is as without it;
+4. the collateral is true: each requirement that it declares is broken, too.
+
+A problem counts when it is there twice, the second time with the machine to itself.
+
+And for all of them together: no requirement is without a fault, and no check without one that
+makes it fail. A correct server passes everything. The score is what was shown, out of all that
+had to be.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import h11  # noqa: F401  # imported once, so that each forked run begins with it
+import jsonschema  # noqa: F401  # likewise
+import pytest
+
+from conformance import catalogue
+from conformance.broken import fault as faults
+from conformance.broken.fault import Fault
+from conformance.broken.transcript import PROBES, difference, transcript
+from conformance.reports.shape import Report
+from conformance.verdicts import ENGINE_ERROR, FAIL, PASS, WARN
+
+TITLE = "Show that the suite finds each fault, and blames nothing else."
+SUITE = Path(__file__).parent.parent
+CORRECT = "the correct server"
+BROKEN = {FAIL, WARN, ENGINE_ERROR}
+PRIVATE = ("TIER3A_BASE_URL", "PYTEST_ADDOPTS")
+N_AT_ONCE = 6
+TURNED = {"CFG", "QUEUE", "WARM"}
+
+
+class Run(NamedTuple):
+    """
+    One way to run the suite.
+
+    Attributes:
+        profiles: what is asked for.
+        areas: whose files of checks; all where there are none.
+        flags: what brings the server into the state that the profiles are about.
+    """
+
+    profiles: tuple[str, ...]
+    areas: tuple[str, ...] = ()
+    flags: str = ""
+
+
+SURFACE = ("PARAM", "TOOLS", "SCHEMA", "LOGP", "EMB", "RESP", "IMG")
+CHAT = ("OAI", "SHAPE", *SURFACE)
+LOGGED = ("LOG", "RID", "PT")
+RUNS = {
+    "as it is": Run(("wire", "startup")),
+    "its surface": Run(("wire", "openai"), areas=CHAT),
+    "held back": Run(("notready",), flags="--model-path /no/such/model"),
+    "its options": Run(("managed",), areas=("CFG", "QUEUE", "WARM", "LOCAL", "DISC")),
+    "its log": Run(("managed",), areas=LOGGED),
+    "under load": Run(("stress",)),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run of the suite against one server; without a run, a look at its transcript."""
+
+    server: str
+    run: str = ""
+
+
+@dataclass
+class Result:
+    """
+    What came of a task.
+
+    Attributes:
+        verdicts: each requirement's verdict.
+        failed: the checks that didn't pass, as test and requirement.
+        passed: those that did.
+        evidence: how the transcript differs from the correct one; empty where it doesn't.
+        noise: what the suite printed where it wrote no report.
+    """
+
+    task: Task
+    verdicts: dict[str, str] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
+    passed: set[str] = field(default_factory=set)
+    evidence: str = ""
+    noise: str = ""
+
+
+def runs_of(fault: Fault) -> list[str]:
+    """Return the runs that a fault can show in."""
+    row = catalogue.load()[fault.breaks]
+    covering = {name for name, run in RUNS.items() if set(run.profiles) & set(row.profiles)}
+    covering -= {"its options"} if row.area in LOGGED else {"its log"}
+    covering -= set() if row.area in CHAT else {"its surface"}
+    return [name for name in RUNS if name in covering]
+
+
+def command(server: str) -> list[str]:
+    """Return the words that start a server, right or wrong."""
+    words = [sys.executable, "-m", "conformance.broken"]
+    if server == CORRECT:
+        return [*words, "--port", "{port}"]
+    words += ["--fault", server]
+    if faults.load()[server].server.port_by_variable:
+        return ["env", "SERVER_PORT={port}", *words]
+    return [*words, "--port", "{port}"]
+
+
+def look(task: Task, expected: dict[str, str]) -> Result:
+    """Compare a fault's transcript with the correct server's, most telling probes first."""
+    order = sorted(PROBES, key=partial(is_unlikely, task.server))
+    return Result(task, evidence=difference(command(task.server), expected, order))
+
+
+def is_unlikely(server: str, probe: str) -> bool:
+    """Guess that a fault won't show in a probe; that is for the order only."""
+    if server == CORRECT:
+        return False
+    area = faults.load()[server].breaks.partition("-")[0]
+    if area in TURNED:
+        return probe != "options" and probe.lower().replace("_", "-") not in server
+    return probe != ("surface" if area in SURFACE else "requests")
+
+
+def run_suite(task: Task) -> Result:
+    """Run the suite as its users do, and read its report; the process is a fork of its own."""
+    run = RUNS[task.run]
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    for name in PRIVATE:
+        os.environ.pop(name, None)
+    with tempfile.TemporaryDirectory() as folder:
+        written, output = Path(folder) / "report.json", Path(folder) / "output"
+        words = " ".join([*command(task.server), *run.flags.split()])
+        options = ["-q", "-p", "no:cacheprovider", "--launch", words]
+        options += ["--report-json", str(written)]
+        options += [word for profile in run.profiles for word in ("--profile", profile)]
+        with output.open("w") as sink, redirect_stdout(sink), redirect_stderr(sink):
+            pytest.main([*paths_of(run), *options])
+        if not written.exists():
+            return Result(task, noise=output.read_text()[-2000:])
+        return read(task, json.loads(written.read_text()))
+
+
+def paths_of(run: Run) -> list[str]:
+    """Return what pytest is to collect."""
+    chosen = [area.checks for area in catalogue.areas() if area.name in run.areas]
+    return [str(SUITE / name) for name in chosen] or [str(SUITE)]
+
+
+def read(task: Task, report: Report) -> Result:
+    """Return what a report says, as far as the proof goes."""
+    result = Result(task)
+    for row in (row for row in report["requirements"] if row["checks"]):
+        result.verdicts[row["id"]] = row["verdict"]
+        for each in row["checks"]:
+            name = f"{each['test'].partition('[')[0]} {row['id']}"
+            (result.failed if each["verdict"] in BROKEN else result.passed).add(name)
+    return result
+
+
+def gather(names: list[str]) -> list[Result]:
+    """Do all tasks for the correct server and the faults in *names*, a few side by side."""
+    known = faults.load()
+    tasks = [Task(CORRECT, run) for run in RUNS]
+    tasks += [Task(name, run) for name in names for run in runs_of(known[name])]
+    tasks.sort(key=lambda task: task.run != "its options")  # the longest first
+    progress = Progress(len(tasks) + len(names) + 1)
+    with multiprocessing.get_context("fork").Pool(N_AT_ONCE, maxtasksperchild=1) as pool:
+        told = [pool.apply_async(tell, [probe]) for probe in PROBES]
+        results = [progress.count(done) for done in pool.imap_unordered(run_suite, tasks)]
+        expected = dict(pair for probe in told for pair in probe.get())
+        looks = [pool.apply_async(look, (Task(name), expected)) for name in [CORRECT, *names]]
+        return [*results, *(progress.count(done.get()) for done in looks)]
+
+
+def tell(probe: str) -> list[tuple[str, str]]:
+    """Return one probe's part of the correct server's transcript."""
+    return list(transcript(command(CORRECT), [probe]))
+
+
+def once_more(found: dict[str, list[str]], results: list[Result]) -> None:
+    """Look again, one at a time, at the faults with problems: load may have been the problem."""
+    doubtful = [name for name in found if found[name] and name in faults.load()]
+    tasks = [Task(name, run) for name in doubtful for run in runs_of(faults.load()[name])]
+    looks = [result for result in results if not result.task.run]
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        again = pool.map(run_suite, tasks, chunksize=1)
+    for name in doubtful:
+        found[name] = list(problems_of(faults.load()[name], [*again, *looks]))
+
+
+class Progress:
+    """A line on a terminal that says how much is done."""
+
+    def __init__(self, n_tasks: int) -> None:
+        self._n_tasks = n_tasks
+        self._n_done = 0
+
+    def count(self, done: Result) -> Result:
+        """Count one task and hand its result on."""
+        self._n_done += 1
+        if sys.stderr.isatty():
+            print(f"\r{self._n_done} of {self._n_tasks}", end="", file=sys.stderr, flush=True)
+        return done
+
+
+def problems_of(fault: Fault, results: list[Result]) -> Iterator[str]:
+    """Say what isn't as a fault demands."""
+    own = [result for result in results if result.task.server == fault.name]
+    verdicts = [pair for result in own for pair in result.verdicts.items()]
+    broken = {row for row, verdict in verdicts if verdict in BROKEN}
+    noise = "".join(result.noise for result in own)
+    if noise:
+        yield f"no report: {noise}"
+    if not any(result.evidence for result in own):
+        yield "it can't be seen on the wire"
+    if fault.breaks not in broken:
+        yield f"{fault.breaks} isn't found"
+    if blamed := sorted(broken - {fault.breaks} - fault.also):
+        yield f"beyond its collateral: {', '.join(blamed)}"
+    if spared := sorted(fault.also - broken):
+        yield f"declared as collateral, but not broken: {', '.join(spared)}"
+
+
+def problems_of_correct(results: list[Result]) -> Iterator[str]:
+    """Say what the correct server doesn't pass, or was never asked."""
+    own = [result for result in results if result.task.server == CORRECT]
+    asked = {row for result in own for row in result.verdicts}
+    for row in catalogue.load().values():
+        if not row.excluded and row.id not in asked:
+            yield f"{row.id} was never checked"
+    for result in own:
+        if result.evidence:
+            yield f"its transcript isn't the same twice: {result.evidence}"
+        if result.noise:
+            yield f"{result.task.run}: no report: {result.noise}"
+        for row_id, verdict in result.verdicts.items():
+            if verdict != PASS:
+                yield f"{result.task.run}: {row_id} is {verdict}"
+
+
+def problems_of_all(results: list[Result]) -> Iterator[str]:
+    """Say which requirements no fault breaks, and which checks none makes fail."""
+    rows = {row.id for row in catalogue.load().values() if not row.excluded}
+    for row_id in sorted(rows - {fault.breaks for fault in faults.load().values()}):
+        yield f"{row_id} has no fault"
+    failed = {name for result in results for name in result.failed}
+    passed = {name for result in results for name in result.passed}
+    for name in sorted(passed - failed):
+        yield f"{name}: no fault makes it fail"
+
+
+def main(words: list[str]) -> int:
+    """Prove the suite, or some faults of it; print what was shown and return the exit status."""
+    parser = argparse.ArgumentParser(prog="conformance.broken.proof", description=TITLE)
+    parser.add_argument("faults", nargs="*", help="names of faults; all by default")
+    names = parser.parse_args(words).faults or list(faults.load())
+    began_s = time.monotonic()
+    results = gather(names)
+    found = {CORRECT: list(problems_of_correct(results))}
+    found |= {name: list(problems_of(faults.load()[name], results)) for name in names}
+    once_more(found, results)
+    if len(names) == len(faults.load()):
+        found["the whole"] = list(problems_of_all(results))
+    for name, problems in found.items():
+        for problem in problems:
+            print(f"{name}: {problem}", flush=True)
+    n_shown = sum(not problems for problems in found.values())
+    n_checks = len({name for result in results for name in result.passed | result.failed})
+    print(
+        f"proved {n_shown} of {len(found)} ({100 * n_shown / len(found):.1f} %): "
+        f"{len(names)} faults, {n_checks} checks, {time.monotonic() - began_s:.0f} s"
+    )
+    return 0 if n_shown == len(found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,325 @@
+"""
+What a server does on the wire, in words that come out alike for every run of a correct one.
+
+Before a fault counts as found, it has to be there: its transcript differs from that of the
+correct server. A transcript judges nothing and knows no requirement. It is a series of probes,
+each a key and what was seen; ids, times and dates are replaced by what they have in common.
+"""
+
+import importlib
+import pkgutil
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from itertools import groupby
+from urllib.parse import quote
+
+from conformance import questions
+from conformance.answers import KINDS, Question
+from conformance.broken.sequels import SEQUELS, visits
+from conformance.client import CHAT, Exchange, Journal, NoAnswer, Server
+from conformance.launch import FLAGS, Launched, Launcher, Turned, free_port
+
+TIMEOUT_S = 8.0
+SLOW_S = 1.0
+START_S = 1.5
+HOST = "127.0.0.1"
+FORM = ("Content-Type", "application/x-www-form-urlencoded")
+N_AT_ONCE = 6
+MANY = 3
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+PLAIN = (
+    (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"), "MOMENT"),
+    (re.compile(r"\b\d{10}\b"), "SECONDS"),
+    (re.compile(r"\b\d{13}\b"), "MILLISECONDS"),
+    (re.compile(r"duration=\d\.\d{3}s"), "duration=SHORT"),
+    (re.compile(r"127\.0\.0\.\d:\d+|\[::1\]:\d+|port=\d+"), "ADDRESS"),
+)
+
+Pair = tuple[str, str]
+Ask = Callable[[Server], Exchange]
+Probe = Callable[[Launcher], Iterator[Pair]]
+
+
+def transcript(words: list[str], order: list[str]) -> Iterator[Pair]:
+    """
+    Yield what is seen of the server that *words* start, probe by probe.
+
+    Args:
+        words: the command, with {port} where its port has to stand.
+        order: names of PROBES.
+    """
+    launcher = Launcher(
+        shlex.join(words),
+        lambda url: Server(url, timeout_s=TIMEOUT_S, journal=Journal()),
+    )
+    try:
+        for name in order:
+            for key, seen in PROBES[name](launcher):
+                yield f"{name}: {key}", seen
+    finally:
+        launcher.stop()
+
+
+def difference(words: list[str], expected: dict[str, str], order: list[str]) -> str:
+    """Return the first probe that shows something else than *expected*; empty if none does."""
+    for key, seen in transcript(words, order):
+        if seen != expected.get(key):
+            return f"{key}: {seen[:300]!r} instead of {expected.get(key, '')[:300]!r}"
+    return ""
+
+
+def requests(launcher: Launcher) -> Iterator[Pair]:
+    """Ask for one answer of each kind, with all that is odd about some; then read the log."""
+    with _running(launcher, Turned()) as launched:
+        server = launched.server
+        yield "start", " > ".join(_start(launched))
+        for name, ask in _ASKS.items():
+            yield name, _shown(server, ask)
+        yield "crowd", _crowd(server)
+        yield "health meanwhile", _health_meanwhile(server)
+        yield "models later", _models_later(server)
+        yield "log", _log(launched)
+
+
+def unready(launcher: Launcher) -> Iterator[Pair]:
+    """Look at a server that never gets its model."""
+    with _running(launcher, Turned(environment={"MODEL_PATH": NO_MODEL})) as launched:
+        for path in ("/health", "/v1/models"):
+            yield path, _shown(launched.server, lambda server, path=path: server.get(path))  # type: ignore[misc]
+
+
+def surface(launcher: Launcher) -> Iterator[Pair]:
+    """Ask all that the checks of the OpenAI surface ask."""
+    with _running(launcher, Turned()) as launched:
+        server = launched.server
+        for name, question in _questions():
+            body = {"model": server.model, **question.fields}
+            yield name, _shown(server, lambda server, q=question, b=body: server.post(q.path, b))  # type: ignore[misc]
+        for name, ask in SEQUELS.items():
+            yield name, _shown(server, ask)
+        yield "visits", str(visits(server))
+
+
+def option(variable: str, launcher: Launcher) -> Iterator[Pair]:
+    """Turn an option by its flag and by its variable, well and badly; look at what comes."""
+    port = free_port() if variable == "SERVER_PORT" else 0
+    value = str(port) if port else _VALUES[variable]
+    host = value if variable == "SERVER_HOST" else HOST
+    one = {} if variable == "MAX_CONCURRENCY" else {"MAX_CONCURRENCY": "1"}
+    flag, alone = Turned({FLAGS[variable]: value}, one), Turned({}, one | {variable: value})
+    yield "by flag", _settled(launcher, flag, host, port)
+    yield "by variable", _settled(launcher, alone, host, port)
+    yield "by flag, badly", _settled(launcher, Turned({FLAGS[variable]: NO_VALUE}))
+    yield "by variable, badly", _settled(launcher, Turned({}, {variable: NO_VALUE}))
+
+
+def options(launcher: Launcher) -> Iterator[Pair]:
+    """Turn several options at once, and ask for help."""
+    two = Turned({}, {"MAX_CONCURRENCY": "2", "QUEUE_SIZE": "9"})
+    yield "two at once", _settled(launcher, two)
+    yield "another type", _settled(launcher, Turned({}, {"MODEL_TYPE": "embeddings"}))
+    both = Turned({"--context-length": "512"}, {"CONTEXT_LENGTH": "1024"})
+    yield "both", _settled(launcher, both)
+    yield "--help", _said(launcher.begin(Turned({"--help": ""})))
+
+
+PROBES: dict[str, Probe] = {
+    "requests": requests,
+    "unready": unready,
+    "surface": surface,
+    "options": options,
+    **{variable: partial(option, variable) for variable in FLAGS},
+}
+
+NO_MODEL = "/no/such/model"
+NO_VALUE = "no-such-value"
+_VALUES = {
+    "MODEL_PATH": NO_MODEL,
+    "MODEL_TYPE": "lm",
+    "CONTEXT_LENGTH": "1024",
+    "MLX_WARMUP": "false",
+    "SERVER_HOST": "127.0.0.2",
+    "MAX_CONCURRENCY": "1",
+    "QUEUE_TIMEOUT": "0.02",
+    "QUEUE_SIZE": "1",
+    "LOG_LEVEL": "ERROR",
+}
+
+
+def _models(*headers: tuple[str, str | bytes]) -> Ask:
+    return lambda server: server.get("/v1/models", headers)
+
+
+_ASKS: dict[str, Ask] = {
+    **{name: kind.ask for name, kind in KINDS.items()},
+    "model, slash encoded": lambda server: server.get(f"/v1/models/{quote(server.model, safe='')}"),
+    "id": _models(("X-Request-ID", "MiXeD-" + "x" * 90)),
+    "id in lower case": _models(("x-request-id", "probe")),
+    "id of a probe": lambda server: server.get("/health", [("X-Request-ID", "probe")]),
+    "hostile id": _models(("X-Request-ID", b"evil\x1b[31m\xff")),
+    "two ids": _models(("X-Request-ID", "one"), ("X-Request-ID", "two")),
+    "unrouted, xml": lambda server: server.get("/v1/no-such-route", [("Accept", "text/xml")]),
+    "forged line": lambda server: server.get("/a%0aRequest%20started:%20GET%20/b"),
+    "by family": lambda server: server.chat("Hello", model="gemma", max_tokens=2),
+    "form": lambda server: server.send(
+        server.request("POST", CHAT, [FORM], server.chat_request("Hello", max_tokens=2).body)
+    ),
+}
+
+
+def _questions() -> Iterator[tuple[str, Question]]:
+    """Yield the questions of all tables, however deep they stand in them."""
+    for module in pkgutil.iter_modules(questions.__path__):
+        tables = vars(importlib.import_module(f"{questions.__name__}.{module.name}"))
+        for name, table in tables.items():
+            yield from _questions_in(table, f"{module.name}.{name}")
+
+
+def _questions_in(table: object, name: str) -> Iterator[tuple[str, Question]]:
+    if isinstance(table, Question):
+        yield name, table
+    elif isinstance(table, Mapping):
+        for key, entry in table.items():
+            yield from _questions_in(entry, f"{name}.{key}")
+
+
+@contextmanager
+def _running(launcher: Launcher, turned: Turned) -> Iterator[Launched]:
+    launched = launcher.begin(turned)
+    try:
+        launched.start.watch(START_S, launched.has_ended)
+        yield launched
+    finally:
+        launched.stop()
+
+
+def _start(launched: Launched) -> Iterator[str]:
+    """Name the states of a start, each once, with what was answered in it."""
+    seen = (_plain(str(moment.health)) for moment in launched.start.moments)
+    return (state for state, _ in groupby(seen))
+
+
+def _shown(server: Server, ask: Ask) -> str:
+    """Return a response as it came, or why none did."""
+    try:
+        answer = ask(server)
+    except NoAnswer as error:
+        return f"no answer: {error}"
+    times = ", ".join(_time(value, answer) for value in answer.values("x-process-time"))
+    ids = answer.values("x-request-id")
+    kept = {name.lower(): value.decode("latin-1") for name, value in answer.headers}
+    for name in ("x-process-time", "x-request-id", "date", "content-length"):
+        kept.pop(name, None)
+    body = answer.body.decode("utf-8", "replace")
+    return _plain(f"{answer.status} ids={ids} times={times} {sorted(kept.items())} {body}")
+
+
+def _time(value: str, answer: Exchange) -> str:
+    """Say what a time looks like, and whether it is about what the client saw."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        return f"text like {re.sub('[0-9]+', '9', value)}"
+    if seconds > answer.head_s + 0.01:
+        return "too long"
+    return "too short" if answer.head_s > 0.05 and seconds < answer.head_s / 2 else "right"
+
+
+def _crowd(server: Server) -> str:
+    """Say whether requests side by side get their own ids."""
+
+    def ask(number: int) -> bool:
+        return server.get("/health", [("X-Request-ID", f"c-{number}")]).request_id == f"c-{number}"
+
+    with ThreadPoolExecutor(N_AT_ONCE) as pool:
+        return "own" if all(pool.map(ask, range(4 * N_AT_ONCE))) else "mixed"
+
+
+def _health_meanwhile(server: Server) -> str:
+    """Say whether /health answers at once while a chat is generated."""
+    with ThreadPoolExecutor(1) as pool:
+        chat = pool.submit(server.chat, "Hello", max_tokens=64)
+        slowest_s = 0.0
+        while not chat.done():
+            slowest_s = max(slowest_s, server.get("/health").total_s)
+    return "late" if slowest_s > SLOW_S else "at once"
+
+
+def _models_later(server: Server) -> str:
+    """Say whether the list stays the same when a second has gone by."""
+    first, began_s = server.models(), time.monotonic()
+    while time.monotonic() < began_s + 1.1:
+        if server.models() != first:
+            return "changed"
+    return "the same"
+
+
+def _log(launched: Launched) -> str:
+    """Return each form of a line once; how lines of different requests mix is chance."""
+    lines = {_plain(line) for line in launched.log.text().decode("latin-1").split("\n")}
+    return "\n".join(sorted(lines))
+
+
+def _settled(launcher: Launcher, turned: Turned, host: str = HOST, port: int = 0) -> str:
+    """Say what an instance makes of its options: its health, its models, a crowd of chats."""
+    launched = launcher.begin(turned, host=host, port=port)
+    try:
+        launched.start.watch(START_S, launched.has_settled)
+        if not launched.start.moments:
+            return _said(launched)
+        server = launched.server
+        told = " > ".join(_start(launched))
+        lengths = [model.get("context_length") for model in server.models()]
+        logs = "logged" if "Request " in _log(launched) else "silent"
+        return f"{told} {lengths} {_queue(server)} {logs}"
+    finally:
+        launched.stop()
+
+
+def _said(launched: Launched) -> str:
+    """Return how an instance that gives up ended, and its words."""
+    try:
+        status = launched.wait_until_ended(START_S)
+        return _plain(f"ended with {status}: {launched.log.text().decode('latin-1')}")
+    finally:
+        launched.stop()
+
+
+def _queue(server: Server) -> str:
+    """Say how a crowd of streams is answered, and how many were generated together."""
+    spans: list[tuple[float, float]] = []
+
+    def ask(number: int) -> str:
+        times: list[float] = []
+        request = server.chat_request("Hello", max_tokens=20, stream=True, model="gemma")
+        try:
+            answer = server.send(request, lambda _: times.append(time.monotonic()))
+        except NoAnswer:
+            return "none"
+        if answer.status == 200:
+            spans.append((times[0], times[-1]))
+        retry = answer.values("retry-after")
+        return f"{answer.status} {retry} {answer.fields().get('error', {}).get('code')}"
+
+    with ThreadPoolExecutor(N_AT_ONCE) as pool:
+        answers = sorted(set(pool.map(ask, range(N_AT_ONCE))))
+    n_together = max((_n_around(began_s, spans) for began_s, _ in spans), default=0)
+    return f"{answers} {min(n_together, MANY)} together"
+
+
+def _n_around(moment_s: float, spans: list[tuple[float, float]]) -> int:
+    """Count the spans that hold a moment, their ends left out."""
+    return sum(began_s <= moment_s < ended_s - 0.01 for began_s, ended_s in spans)
+
+
+def _plain(text: str) -> str:
+    """Replace what differs from run to run."""
+    for pattern, word in PLAIN:
+        text = pattern.sub(word, text)
+    names: dict[str, str] = {}
+    return UUID.sub(lambda found: names.setdefault(found[0], f"UUID{len(names)}"), text)

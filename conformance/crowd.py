@@ -1,0 +1,168 @@
+"""
+Streams side by side: when each of them spoke, and how many spoke at the same time.
+
+A stream's head, its role and its pings may come while it still waits; only text counts. How long
+a stream lasts is measured once on the server as it is, and what is asked of others is made to
+fit: long enough that two of them can't seem to overlap by chance, short enough for a quick run.
+"""
+
+import functools
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from conformance.answers import LONG_TASK
+from conformance.client import Exchange, NoAnswer, Request, Server, read_json
+from conformance.verdicts import not_tested
+
+FEWEST_TOKENS, MOST_TOKENS = 16, 1024
+MEASURABLE_S = 0.12
+TOO_SHORT_S = 0.05
+FEWEST_PIECES = 4
+COUNTED = 0.7
+MOST_STREAMS = 64
+
+
+class Stream:
+    """
+    One streamed chat.
+
+    Attributes:
+        sent_s: when it was asked for, on the monotonic clock.
+        times: when each piece of its text came.
+        speaking: set once the first has come, or none will.
+        answer: the whole response; None until it is there, and where none came.
+        error: why none came.
+    """
+
+    def __init__(self, server: Server, request: Request) -> None:
+        self._server = server
+        self._request = request
+        self._line = b""
+        self.sent_s = 0.0
+        self.times: list[float] = []
+        self.speaking = threading.Event()
+        self.answer: Exchange | None = None
+        self.error: NoAnswer | None = None
+
+    def run(self) -> "Stream":
+        """Ask, and read to the end."""
+        self.sent_s = time.monotonic()
+        try:
+            self.answer = self._server.send(self._request, self._hear)
+        except NoAnswer as error:
+            self.error = error
+        finally:
+            self.speaking.set()
+        return self
+
+    def _hear(self, piece: bytes) -> None:
+        *lines, self._line = (self._line + piece).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:") and _has_text(line.removeprefix(b"data:")):
+                self.times.append(time.monotonic())
+                self.speaking.set()
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether it was answered with an error."""
+        return self.answer is not None and self.answer.status >= 400
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds to its first text."""
+        return self.times[0] - self.sent_s
+
+    @property
+    def lasted_s(self) -> float:
+        """Seconds from its first text to its last."""
+        return self.times[-1] - self.times[0]
+
+
+class Pace(NamedTuple):
+    """
+    What to ask for, so that a stream lasts long enough.
+
+    Attributes:
+        n_tokens: how many tokens.
+        fields: what else; `ignore_eos`, which many servers know, where it isn't refused.
+        lasts_s: seconds from the first piece of text to the last.
+        waits_s: seconds to the first.
+    """
+
+    n_tokens: int
+    fields: Mapping[str, object] = {"ignore_eos": True}
+    lasts_s: float = 0.0
+    waits_s: float = 0.0
+
+    def stream(self, server: Server, n_times: int = 1) -> Stream:
+        """Return a stream, not asked for yet, that lasts *n_times* as long."""
+        n_tokens = n_times * self.n_tokens
+        request = server.chat_request(
+            LONG_TASK, (), max_tokens=n_tokens, temperature=0, stream=True, **self.fields
+        )
+        return Stream(server, request)
+
+
+@functools.cache
+def pace_of(server: Server) -> Pace:
+    """
+    Measure one stream after another, each of twice the tokens, until one is long enough.
+
+    Raises:
+        NotTested: none lasts, or none comes in pieces.
+    """
+    pace = Pace(FEWEST_TOKENS)
+    pace.stream(server).run()  # the first of all may be slow
+    while True:
+        stream = pace.stream(server).run()
+        if stream.was_refused and pace.fields:
+            pace = Pace(FEWEST_TOKENS, {})
+            continue
+        n_pieces = len(stream.times)
+        if n_pieces < FEWEST_PIECES:
+            seen = stream.error or stream.answer
+            not_tested(f"asked for a stream, got {n_pieces} pieces of text: {seen}")
+        is_at_its_end = n_pieces < pace.n_tokens / 2  # it stops by itself
+        if stream.lasted_s >= MEASURABLE_S or pace.n_tokens == MOST_TOKENS or is_at_its_end:
+            break
+        pace = pace._replace(n_tokens=2 * pace.n_tokens)
+    if stream.lasted_s < TOO_SHORT_S:
+        not_tested(f"too fast to tell: {n_pieces} pieces of text within {stream.lasted_s:.3f} s")
+    return pace._replace(lasts_s=stream.lasted_s, waits_s=stream.waited_s)
+
+
+def together(server: Server, n_streams: int, pace: Pace) -> list[Stream]:
+    """Run so many streams at once, to the end of the last."""
+    streams = [pace.stream(server) for _ in range(n_streams)]
+    with ThreadPoolExecutor(n_streams) as pool:
+        return list(pool.map(Stream.run, streams))
+
+
+def most_at_once(streams: Sequence[Stream]) -> int:
+    """
+    Return how many of them spoke at the same time.
+
+    The last third of each is left out: it may still be on its way when another begins.
+    """
+    spans = [
+        (each.times[0], each.times[int(COUNTED * (len(each.times) - 1))])
+        for each in streams
+        if each.times
+    ]
+    return max(
+        (sum(start <= moment < end for start, end in spans) for moment, _ in spans), default=0
+    )
+
+
+def _has_text(data: bytes) -> bool:
+    """Whether a chunk says something, whatever the field is called that says it."""
+    chunk = read_json(data)
+    choices = chunk.get("choices") if isinstance(chunk, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    delta = choice.get("delta") if isinstance(choice, dict) else None
+    if not isinstance(delta, dict):
+        return False
+    return any(isinstance(value, str) and value for key, value in delta.items() if key != "role")

@@ -1,0 +1,1 @@
+"""What the checks of the OpenAI surface ask: a file for each area, a table for each kind, by case."""

@@ -1,0 +1,152 @@
+"""
+What a crowd of streams shows of permits and the queue.
+
+Some functions send a crowd, others say what is wrong with what became of it, and return an empty
+string where nothing is. Where a crowd has to wait, the instance has one permit.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from math import ceil
+from typing import NamedTuple
+
+from conformance.client import Server
+from conformance.crowd import (
+    MOST_STREAMS,
+    Pace,
+    Stream,
+    most_at_once,
+    together,
+)
+from conformance.verdicts import not_tested
+
+ONE = {"MAX_CONCURRENCY": "1"}
+N_STREAMS = 4
+N_TOO_MANY = 4
+HOLDS = (3, 12)
+EARLY_S = 0.1
+LATE_S = 1.0
+AT_ONCE_S = 1.0
+ARRIVES_S = 0.1
+
+
+class Crowd(NamedTuple):
+    """
+    Streams that were asked for at once.
+
+    Attributes:
+        answered: those that spoke.
+        refused: those that were answered with an error.
+        lost: those that were neither, in the time of an exchange.
+    """
+
+    answered: list[Stream]
+    refused: list[Stream]
+    lost: list[Stream]
+
+
+def crowd_of(streams: list[Stream]) -> Crowd:
+    """
+    Sort *streams* by what became of them.
+
+    Raises:
+        NoAnswer: one of them was cut off.
+    """
+    for stream in streams:
+        if stream.error and not stream.error.is_late:
+            raise stream.error
+    answered = [stream for stream in streams if stream.times]
+    refused = [stream for stream in streams if stream.was_refused]
+    lost = [stream for stream in streams if stream.error and not stream.times]
+    return Crowd(answered, refused, lost)
+
+
+def n_at_once(server: Server, pace: Pace) -> int:
+    """Return how many of a few streams speak at the same time."""
+    crowd = crowd_of(together(server, N_STREAMS, pace))
+    if len(crowd.answered) < 2:
+        not_tested(f"only {len(crowd.answered)} of {N_STREAMS} streams were answered")
+    return most_at_once(crowd.answered)
+
+
+def waiting(server: Server, pace: Pace, timeout_s: float) -> Crowd:
+    """
+    Ask for more streams at once than there is time for.
+
+    Those that found the queue full aren't among the refused: they show nothing of the time.
+
+    Raises:
+        NotTested: nobody has to wait for long enough.
+    """
+    if server.timeout_s < timeout_s + pace.waits_s + LATE_S:
+        not_tested(f"--timeout is too short for a wait of {timeout_s:g} s")
+    n_streams = min(MOST_STREAMS, ceil(3 * timeout_s / pace.lasts_s) + 2)
+    if n_streams * pace.lasts_s < 2 * timeout_s:
+        not_tested(f"too fast: {n_streams} streams of {pace.lasts_s:.3f} s keep nobody waiting")
+    crowd = crowd_of(together(server, n_streams, pace))
+    if most_at_once(crowd.answered) > 1:
+        not_tested("MAX_CONCURRENCY=1 isn't kept, so that nobody has to wait")
+    late = [each for each in crowd.refused if each.answer and each.answer.total_s > timeout_s / 2]
+    return crowd._replace(refused=late)
+
+
+def timeout_problem(crowd: Crowd, pace: Pace, timeout_s: float) -> str:
+    """
+    Say what is wrong with the time after which *waiting* streams were refused.
+
+    Raises:
+        NotTested: nobody had waited for long enough.
+    """
+    limit_s = timeout_s + pace.waits_s + LATE_S
+    waited_s = max((each.waited_s for each in crowd.answered), default=0.0)
+    refused_s = [each.answer.total_s for each in crowd.refused if each.answer]
+    if crowd.lost:
+        return f"{len(crowd.lost)} were neither answered nor refused"
+    if waited_s > limit_s:
+        return f"one that had waited {waited_s:.2f} s was answered all the same"
+    if not refused_s:
+        not_tested(f"nobody was refused, but then nobody waited longer than {waited_s:.2f} s")
+    if min(refused_s) < timeout_s - EARLY_S or max(refused_s) > limit_s:
+        return f"refused after {min(refused_s):.2f} to {max(refused_s):.2f} s"
+    return ""
+
+
+def filled(server: Server, pace: Pace, n_places: int) -> Crowd:
+    """
+    Let one stream hold the permit, ask at once for more than may wait, and return these.
+
+    Raises:
+        NotTested: the permit was free again too soon, or the crowd had to wait too long.
+    """
+    for n_times in HOLDS:
+        holder, crowd = _crowd_behind(server, pace, n_places, n_times)
+        if not holder.times:
+            not_tested(f"the first stream got {holder.error or holder.answer}")
+        if max(stream.sent_s for stream in crowd) + ARRIVES_S < holder.times[-1]:
+            break
+    else:
+        not_tested(f"too fast: the first stream was over after {holder.lasted_s:.3f} s")
+    found = crowd_of(crowd)
+    if found.lost:
+        not_tested(f"too slow: {len(found.lost)} got neither text nor refusal in time")
+    if most_at_once([holder, *found.answered]) > 1:
+        not_tested("MAX_CONCURRENCY=1 isn't kept, so that the queue can't be filled")
+    return found
+
+
+def _crowd_behind(
+    server: Server, pace: Pace, n_places: int, n_times: int
+) -> tuple[Stream, list[Stream]]:
+    """Run a stream of *n_times* the usual length, and a crowd as soon as it speaks."""
+    holder = pace.stream(server, n_times)
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(holder.run)
+        holder.speaking.wait(server.timeout_s)
+        crowd = together(server, n_places + N_TOO_MANY, pace)
+        held.result()
+    return holder, crowd
+
+
+def size_problem(crowd: Crowd, n_places: int) -> str:
+    """Say what is wrong with how many of a *filled* queue's streams were let in."""
+    n_waited = len(crowd.answered)
+    return "" if n_waited == n_places else f"{n_waited} waited where {n_places} may"

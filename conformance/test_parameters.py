@@ -1,0 +1,221 @@
+"""PARAM: the parameters of a chat that every client of OpenAI's relies upon."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from conformance.answers import N_TOKENS, Answers
+from conformance.catalogue import Requirement
+from conformance.client import Exchange
+from conformance.openai_shapes import completion_problem, is_count
+from conformance.questions.chat import (
+    BOUND,
+    BOUNDED,
+    CHOSEN,
+    CONVERSED,
+    HARMLESS,
+    HOW,
+    LONG,
+    N_CHOICES,
+    SAME,
+    SAMPLED,
+    STREAMED,
+    WRONG,
+    WRONG_FIELDS,
+    Fields,
+    chat,
+)
+from conformance.questions.demanding import DEMANDING, UNPICTURED
+from conformance.questions.structured import COLOUR
+from conformance.shapes.choices import (
+    choice_of,
+    choices_of,
+    mapping,
+    mappings,
+    param_of,
+    refusal_problem,
+    usage_of,
+)
+from conformance.shapes.forms import form_problem
+from conformance.shapes.logprobs import LOST
+from conformance.verdicts import check, not_tested, requirement
+
+N_STOP = 4
+NEVER_SAID = "\u2042 never said \u2042"
+STOPS: dict[str, Callable[[str], Fields]] = {
+    "text": lambda stop: {"stop": stop},
+    "list": lambda stop: {"stop": [NEVER_SAID, stop]},
+    "streamed": lambda stop: {"stop": stop, **STREAMED},
+}
+
+
+def place_to_stop(said: str) -> int:
+    """Return where the first half of a text last says something new; -1 where it says nothing."""
+    pieces = (said[at : at + N_STOP] for at in range(len(said) // 2))
+    return max(
+        (said.find(each) for each in pieces if each.strip() and LOST not in each), default=-1
+    )
+
+
+def n_prompt_tokens(answer: Exchange) -> int:
+    """Return how long the server found the prompt; 0 where it doesn't say."""
+    count = usage_of(answer).get("prompt_tokens")
+    return count if isinstance(count, int) else 0
+
+
+def is_heard(answer: Exchange) -> bool:
+    """Whether a chat answers with sound."""
+    return any(
+        mapping(choice.get("message")).get("audio")
+        for choice in mappings(answer.fields().get("choices"))
+    )
+
+
+HONOURED: dict[str, Callable[[Exchange, Answers], bool]] = {
+    "logprobs": lambda answer, _: bool(choice_of(answer).entries),
+    "tools": lambda answer, _: bool(choice_of(answer).calls),
+    "json_schema": lambda answer, _: not form_problem(choice_of(answer).text, COLOUR),
+    "audio": lambda answer, _: is_heard(answer),
+    "picture": lambda answer, answers: (
+        n_prompt_tokens(answer) > n_prompt_tokens(answers.to(UNPICTURED))
+    ),
+}
+
+
+@pytest.mark.parametrize("how", BOUNDED)
+@requirement("PARAM-1", profile="openai")
+def test_answer_is_bounded(demand: Requirement, answers: Answers, how: str) -> None:
+    """An answer has no more tokens than asked for, and says that it was cut."""
+    unbound = answers.truly_of("completion")
+    answer = answers.to(BOUNDED[how])
+    choice, n_tokens = choice_of(answer), usage_of(answer).get("completion_tokens")
+
+    check(demand, answer.status == 200, f"status {answer.status}", answer)
+    if not is_count(n_tokens):
+        not_tested("no usage says how many tokens it has")
+    check(demand, n_tokens <= BOUND, f"{n_tokens} tokens, asked for {BOUND} at most", answer)
+    n_unbound = usage_of(unbound).get("completion_tokens")
+    if not is_count(n_unbound) or n_unbound <= BOUND:
+        not_tested(f"the model doesn't say more than {BOUND} tokens")
+    is_shorter = len(choice.text) < max(len(choice_of(unbound).text), 1)
+    check(demand, is_shorter, f"no shorter than with {N_TOKENS} tokens", answer)
+    check(demand, choice.finish_reason == "length", f"ends as {choice.finish_reason!r}", answer)
+
+
+@pytest.mark.parametrize("how", STOPS)
+@requirement("PARAM-2", profile="openai")
+def test_answer_ends_at_stop_text(demand: Requirement, answers: Answers, how: str) -> None:
+    """With a piece of its own text as stop, an answer ends right before it."""
+    unstopped = choice_of(answers.truly_of("completion")).text
+    at = place_to_stop(unstopped)
+    if at < 0:
+        not_tested("the model says nothing to stop at")
+    stop = unstopped[at : at + N_STOP]
+    answer = answers.to(chat({**LONG, "max_tokens": N_TOKENS, **STOPS[how](stop)}))
+    choice = choice_of(answer)
+
+    check(demand, answer.status == 200, f"status {answer.status}", answer)
+    check(demand, stop not in choice.text, f"{stop!r} is part of the answer", answer)
+    if not unstopped.startswith(choice.text) and not choice.text.startswith(unstopped[:at]):
+        not_tested("at temperature 0 the model says something else each time")
+    check(demand, choice.text.rstrip() == unstopped[:at].rstrip(), f"not at {stop!r}", answer)
+    check(demand, choice.finish_reason == "stop", f"ends as {choice.finish_reason!r}", answer)
+
+
+@requirement("PARAM-3", profile="openai")
+def test_seed_repeats_the_answer(demand: Requirement, answers: Answers) -> None:
+    """Two requests with one seed are answered alike."""
+    first, second = answers.to(SAMPLED), answers.anew(SAMPLED)
+    texts = [choice_of(answer).text for answer in (first, second)]
+
+    check(demand, first.status == second.status == 200, f"status {second.status}", second)
+    check(demand, texts[0] == texts[1], f"first {texts[0]!r}, then {texts[1]!r}", second)
+
+
+@pytest.mark.parametrize("how", HOW)
+@requirement("PARAM-4", profile="openai")
+def test_choices_are_as_many_as_asked_for(demand: Requirement, answers: Answers, how: str) -> None:
+    """A request for two answers brings two, or the word that it can't."""
+    answer = answers.to(CHOSEN[how])
+    if answer.status != 200:
+        problem = refusal_problem(answer)
+        check(demand, not problem, problem, answer)
+        check(demand, param_of(answer) == "n", f"the refusal names {param_of(answer)!r}", answer)
+        return
+    choices = choices_of(answer)
+    indexes = sorted(choices)
+
+    check(demand, indexes == list(range(N_CHOICES)), f"choices {indexes}", answer)
+    is_ended = all(choice.finish_reason for choice in choices.values())
+    check(demand, is_ended, "a choice without finish_reason", answer)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@requirement("PARAM-5", profile="openai")
+def test_wrong_parameter_is_refused(demand: Requirement, answers: Answers, wrong: str) -> None:
+    """What can't be meant is the client's mistake, and is told so."""
+    answer = answers.to(WRONG[wrong])
+    problem = refusal_problem(answer)
+
+    check(demand, not problem, problem, answer)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@requirement("PARAM-6", profile="openai")
+def test_wrong_parameter_is_named(demand: Requirement, answers: Answers, wrong: str) -> None:
+    """The client is told which parameter, and perhaps where in it."""
+    answer = answers.to(WRONG[wrong])
+    if answer.status != 400:
+        not_tested(f"status {answer.status}, no refusal")
+    found, expected = param_of(answer), next(iter(WRONG_FIELDS[wrong]))
+
+    name = re.split(r"[.\[]", found)[0]
+    check(demand, name == expected, f"param {found!r}", answer)
+
+
+@pytest.mark.parametrize("asked", DEMANDING)
+@requirement("PARAM-7", profile="openai")
+def test_demanding_parameter_is_heeded(demand: Requirement, answers: Answers, asked: str) -> None:
+    """What changes the answer shows in it, or is refused."""
+    answer = answers.to(DEMANDING[asked])
+    if answer.status == 200:
+        check(demand, HONOURED[asked](answer, answers), f"{asked}: nothing of it", answer)
+        return
+    problem = refusal_problem(answer)
+
+    check(demand, not problem, problem, answer)
+
+
+@pytest.mark.parametrize("form", CONVERSED)
+@requirement("PARAM-8", profile="openai")
+def test_conversation_is_answered(demand: Requirement, answers: Answers, form: str) -> None:
+    """Each role and form of content that chat clients send is taken."""
+    answer = answers.to(CONVERSED[form])
+    problem = completion_problem(answer)
+
+    check(demand, not problem, problem, answer)
+
+
+@requirement("PARAM-9", profile="openai")
+def test_stream_says_the_same(demand: Requirement, answers: Answers) -> None:
+    """Without chance in it, an answer doesn't depend on how it comes."""
+    whole, streamed = (answers.to(SAME[how]) for how in HOW)
+    if whole.status != 200 or streamed.status != 200:
+        not_tested(f"status {whole.status} whole, {streamed.status} streamed")
+    one, other = choice_of(whole), choice_of(streamed)
+
+    check(demand, one.text == other.text, f"whole {one.text!r}, not {other.text!r}", streamed)
+    reasons = f"ends as {one.finish_reason!r} whole, {other.finish_reason!r} streamed"
+    check(demand, one.finish_reason == other.finish_reason, reasons, streamed)
+
+
+@pytest.mark.parametrize("field", HARMLESS)
+@requirement("PARAM-10", profile="openai")
+def test_harmless_field_changes_nothing(demand: Requirement, answers: Answers, field: str) -> None:
+    """The answer is the one without the field."""
+    answer, plain = answers.to(HARMLESS[field]), answers.to(SAME["whole"])
+    found, expected = choice_of(answer).text, choice_of(plain).text
+
+    check(demand, answer.status == 200, f"status {answer.status}", answer)
+    check(demand, found == expected, f"{found!r} instead of {expected!r}", answer)

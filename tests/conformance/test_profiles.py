@@ -1,0 +1,87 @@
+"""A correct server passes every profile; none of them stands for another."""
+
+from pathlib import Path
+
+import pytest
+
+from conformance import catalogue
+from tests.conformance.suite import conformance, miniature, reported, running, verdict_line
+
+NEEDS = {
+    "notready": [miniature("", "--model-path", "/no/such/model")],
+}
+ASKED = [name for name in catalogue.PROFILES if name != "log"]
+
+
+@pytest.mark.parametrize("profile", ASKED)
+def test_correct_server_passes(profile: str, tmp_path: Path) -> None:
+    """Each profile by itself is green, tests something, and leaves nothing open."""
+    (command,) = NEEDS.get(profile, [miniature()])
+    path = tmp_path / "report"
+    run = conformance("--launch", command, "--profile", profile, "--report-json", str(path))
+    report = reported(run, path)
+    verdicts = {row["verdict"] for row in report["requirements"]}
+
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert verdicts == {"PASS"}, run.stdout[-3000:]
+    assert all(profile in row["profiles"] for row in report["requirements"])
+    assert {check["profile"] for row in report["requirements"] for check in row["checks"]} == {
+        profile
+    }
+
+
+def test_wire_is_the_default(tmp_path: Path) -> None:
+    """Nothing but a URL: the profile wire, and what needs more isn't counted as passed."""
+    path = tmp_path / "report"
+    with running(tmp_path / "log") as url:
+        run = conformance("--base-url", url, "--report-json", str(path))
+    report = reported(run, path)
+
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert verdict_line(run).startswith("conformant: ")
+    assert report["run"]["profiles"] == ["wire"]
+    assert "RID-7" not in {row["id"] for row in report["requirements"]}
+
+
+def test_log_adds_the_checks_that_read_it(tmp_path: Path) -> None:
+    """--server-log is the one option that adds checks by itself."""
+    path, log = tmp_path / "report", tmp_path / "log"
+    with running(log) as url:
+        run = conformance(
+            *("--base-url", url, "--server-log", str(log), "--report-json", str(path))
+        )
+    report = reported(run, path)
+
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert report["run"]["profiles"] == ["wire", "log"]
+    assert {"RID-7", "PT-4"} <= {row["id"] for row in report["requirements"]}
+
+
+def test_server_that_stays_unready_is_not_judged(tmp_path: Path) -> None:
+    """A server that isn't ready in time is no thirty failures, but one open question."""
+    path = tmp_path / "report"
+    with running(tmp_path / "log", "--model-path", "/no/such/model") as url:
+        run = conformance("--base-url", url, "--timeout", "1", "--report-json", str(path))
+    report = reported(run, path)
+
+    assert run.returncode == 6
+    assert {row["verdict"] for row in report["requirements"]} == {"NOT-TESTED"}
+
+
+def test_ready_server_is_not_held_back(tmp_path: Path) -> None:
+    """The profile notready says nothing about a server that is ready."""
+    with running(tmp_path / "log") as url:
+        run = conformance("--base-url", url, "--profile", "notready")
+
+    assert run.returncode == 6, run.stdout[-3000:]
+
+
+def test_start_of_a_server_at_a_url(tmp_path: Path) -> None:
+    """The profile startup waits for a URL to come up, and what came before counts as unseen."""
+    path = tmp_path / "report"
+    with running(tmp_path / "log") as url:
+        run = conformance("--base-url", url, "--profile", "startup", "--report-json", str(path))
+    report = reported(run, path)
+
+    assert report["startup"], run.stdout[-3000:]
+    assert run.returncode in {0, 6}

@@ -1,0 +1,58 @@
+"""What the suite sends and reads, apart from any check."""
+
+import pytest
+
+from conformance import sse
+from conformance.answers import GREETING
+from conformance.client import Journal, Server, chat_body
+from conformance.contracts import breach
+from conformance.reports.document import curl
+
+
+def server() -> Server:
+    """Return a client that never connects."""
+    return Server("http://localhost:1", timeout_s=1, journal=Journal(), api_key="s3cret")
+
+
+def test_key_is_sent_and_never_shown() -> None:
+    """The API key travels, and stands in no message."""
+    request = server().request("GET", "/health")
+
+    assert b"Authorization: Bearer s3cret\r\n" in request.to_bytes()
+    assert str(request) == "GET /health | Authorization: <redacted>"
+
+
+def test_curl_line_repeats_the_request() -> None:
+    """It is what a person would type: the key from the environment, all else as it was sent."""
+    asked = server()
+    health = asked.request("HEAD", "/health")
+    post = asked.request("POST", "/v1/x", [("X-Request-ID", b"a\x1b'b")], b'{"max_tokens": 1}')
+
+    assert curl(health, "http://h:1") == (
+        'curl -sS -i --path-as-is --head -H "Authorization: Bearer $TIER3A_API_KEY" http://h:1/health'
+    )
+    assert curl(post, "http://h:1") == (
+        'curl -sS -i --path-as-is -H "Authorization: Bearer $TIER3A_API_KEY" '
+        "-H $'X-Request-ID: a\\x1b\\x27b' -H 'Content-Type:' --data-raw '{\"max_tokens\": 1}' "
+        "http://h:1/v1/x"
+    )
+
+
+def test_events_are_read_as_the_standard_says() -> None:
+    """Comments, other fields and unfinished events are no data; data lines are joined."""
+    body = b": ping\n\ndata: one\r\n\r\nevent: x\ndata:two\ndata: lines \xe2\x80\xa8\n\ndata: cut\n"
+
+    assert sse.data_of(body) == ["one", "two\nlines \u2028"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model": "gemma"},
+        {"model": "gemma", "max_tokens": 64, "temperature": 0},
+        {"model": "gemma", "stream": True, "stream_options": {"include_usage": True}},
+    ],
+)
+def test_requests_of_the_suite_keep_the_contract(fields: dict[str, object]) -> None:
+    """What the suite sends as good is good by the contract that servers read."""
+    assert breach("chat-request", chat_body(GREETING, **fields)) == ""
