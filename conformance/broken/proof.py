@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ SUITE = Path(__file__).parent.parent
 CORRECT = "the correct server"
 BROKEN = {FAIL, WARN, ENGINE_ERROR}
 PRIVATE = ("TIER3A_BASE_URL", "PYTEST_ADDOPTS")
-N_AT_ONCE = 6
+N_AT_ONCE = 4
 TURNED = {"CFG", "QUEUE", "WARM"}
 
 
@@ -185,12 +186,19 @@ def gather(names: list[str]) -> list[Result]:
     tasks += [Task(name, run) for name in names for run in runs_of(known[name])]
     tasks.sort(key=lambda task: task.run != "its options")  # the longest first
     progress = Progress(len(tasks) + len(names) + 1)
-    with multiprocessing.get_context("fork").Pool(N_AT_ONCE, maxtasksperchild=1) as pool:
-        told = [pool.apply_async(tell, [probe]) for probe in PROBES]
+    with _pool(1) as alone:
+        expected = dict(pair for told in alone.map(tell, PROBES, chunksize=1) for pair in told)
+    with _pool(N_AT_ONCE) as pool:
+        looks = [pool.apply_async(look, (Task(name), expected)) for name in names]
         results = [progress.count(done) for done in pool.imap_unordered(run_suite, tasks)]
-        expected = dict(pair for probe in told for pair in probe.get())
-        looks = [pool.apply_async(look, (Task(name), expected)) for name in [CORRECT, *names]]
-        return [*results, *(progress.count(done.get()) for done in looks)]
+        results += [progress.count(done.get()) for done in looks]
+    with _pool(1) as alone:
+        return [*results, progress.count(alone.apply(look, (Task(CORRECT), expected)))]
+
+
+def _pool(n_at_once: int) -> Pool:
+    """Return processes that do one task each, and so begin each like the first."""
+    return multiprocessing.get_context("fork").Pool(n_at_once, maxtasksperchild=1)
 
 
 def tell(probe: str) -> list[tuple[str, str]]:
@@ -199,14 +207,20 @@ def tell(probe: str) -> list[tuple[str, str]]:
 
 
 def once_more(found: dict[str, list[str]], results: list[Result]) -> None:
-    """Look again, one at a time, at the faults with problems: load may have been the problem."""
-    doubtful = [name for name in found if found[name] and name in faults.load()]
-    tasks = [Task(name, run) for name in doubtful for run in runs_of(faults.load()[name])]
+    """Look again, one at a time, at the servers with problems: load may have been the problem."""
+    doubtful = [name for name, problems in found.items() if problems]
+    runs = {name: runs_of(faults.load()[name]) for name in doubtful if name != CORRECT}
+    runs |= {CORRECT: list(RUNS)} if CORRECT in doubtful else {}
     looks = [result for result in results if not result.task.run]
-    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-        again = pool.map(run_suite, tasks, chunksize=1)
+    with _pool(1) as alone:
+        tasks = [Task(name, run) for name in runs for run in runs[name]]
+        again = [*alone.map(run_suite, tasks, chunksize=1), *looks]
     for name in doubtful:
-        found[name] = list(problems_of(faults.load()[name], [*again, *looks]))
+        found[name] = list(
+            problems_of_correct(again)
+            if name == CORRECT
+            else problems_of(faults.load()[name], again)
+        )
 
 
 class Progress:

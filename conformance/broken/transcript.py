@@ -36,7 +36,7 @@ PLAIN = (
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"), "MOMENT"),
     (re.compile(r"\b\d{10}\b"), "SECONDS"),
     (re.compile(r"\b\d{13}\b"), "MILLISECONDS"),
-    (re.compile(r"duration=\d\.\d{3}s"), "duration=SHORT"),
+    (re.compile(r"duration=0\.\d{3}s"), "duration=SHORT"),
     (re.compile(r"127\.0\.0\.\d:\d+|\[::1\]:\d+|port=\d+"), "ADDRESS"),
 )
 
@@ -122,6 +122,7 @@ def options(launcher: Launcher) -> Iterator[Pair]:
     """Turn several options at once, and ask for help."""
     two = Turned({}, {"MAX_CONCURRENCY": "2", "QUEUE_SIZE": "9"})
     yield "two at once", _settled(launcher, two)
+    yield "fewer lines", _settled(launcher, Turned({}, {"LOG_LEVEL": "WARNING"}))
     yield "another type", _settled(launcher, Turned({}, {"MODEL_TYPE": "embeddings"}))
     both = Turned({"--context-length": "512"}, {"CONTEXT_LENGTH": "1024"})
     yield "both", _settled(launcher, both)

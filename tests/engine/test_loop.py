@@ -91,12 +91,15 @@ def test_life_of_an_engine() -> None:
         while not isinstance(heard[-1], Cancelled):
             heard.append(peer.hear())
         peer.say(Cancel(99))
+        last = peer.hear()
+        if isinstance(last, Accepted):  # the prompt was ready only after its cancel
+            last = peer.hear()
 
         assert isinstance(accepted, Accepted)
         assert deltas[-1].n_completion_tokens == 3
         assert isinstance(refused, Rejected)
         assert heard[-1] == Cancelled(3)
-        assert peer.hear() == Cancelled(99)
+        assert last == Cancelled(99)
 
 
 def test_model_that_computes_no_numbers_is_refused(tmp_path: Path) -> None:
