@@ -48,7 +48,6 @@ OPTIONS = {
     "--badge": "write its verdict as an SVG badge",
 }
 WRITERS = ("report_json", "report_html", "badge")
-PYTESTS_OWN = {pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR}
 SESSION = pytest.StashKey[Session]()
 FOUND = pytest.StashKey[Findings]()
 
@@ -259,7 +258,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]
     """Say the verdict over all in the last line, write it down, and end with its code."""
     yield
     run = session.config.stash.get(SESSION, None)
-    if run is None or session.exitstatus in PYTESTS_OWN - {pytest.ExitCode.INTERRUPTED}:
+    if run is None or session.exitstatus == pytest.ExitCode.INTERNAL_ERROR:
         return
     found = session.config.stash[FOUND]
     if run.has_died() and not found.broken_off:

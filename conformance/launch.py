@@ -13,9 +13,9 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple, Protocol
 
 from conformance.client import Server
 from conformance.serverlog import ServerLog
@@ -68,6 +68,36 @@ class Turned(NamedTuple):
 NOTHING = Turned()
 
 
+class Process(Protocol):
+    """What is needed of a process; `subprocess.Popen` has more."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """Return the exit status; None while it runs."""
+
+    def wait(self, timeout: float) -> int:
+        """Return the exit status, or raise `subprocess.TimeoutExpired`."""
+
+
+def spawn(words: Sequence[str], environment: Mapping[str, str], output: IO[bytes]) -> Process:
+    """
+    Start a command in a process group of its own.
+
+    Raises:
+        OSError: there is no such command.
+    """
+    return subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=dict(environment),
+        start_new_session=True,
+    )
+
+
 class Launched:
     """
     A process group of its own and its combined output.
@@ -91,14 +121,7 @@ class Launched:
         output = Path(self._folder.name) / "output"
         try:
             with output.open("wb") as sink:
-                self.process = subprocess.Popen(
-                    words,
-                    stdin=subprocess.DEVNULL,
-                    stdout=sink,
-                    stderr=subprocess.STDOUT,
-                    env=dict(environment),
-                    start_new_session=True,
-                )
+                self.process = spawn(words, environment, sink)
         except OSError as error:
             self._folder.cleanup()
             raise LaunchFailed(f"{words[0]}: {error.strerror}") from error

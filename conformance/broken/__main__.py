@@ -7,6 +7,7 @@ import time
 from http.server import BaseHTTPRequestHandler
 from socket import AF_INET, AF_INET6
 from socketserver import ThreadingTCPServer
+from typing import Any
 from urllib.parse import unquote
 
 from conformance.broken import fault, options
@@ -25,6 +26,11 @@ class Socket(ThreadingTCPServer):
         host = miniature.options["server_host"]
         self.address_family = AF_INET6 if ":" in host else AF_INET
         super().__init__((host, miniature.options["server_port"]), Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say what broke, unless it was the client that left."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):

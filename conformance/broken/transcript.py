@@ -13,7 +13,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import groupby
 from urllib.parse import quote
@@ -32,6 +32,7 @@ FORM = ("Content-Type", "application/x-www-form-urlencoded")
 N_AT_ONCE = 6
 MANY = 3
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+POLLED = re.compile(r"GET /(health|v1/models) |GET /(health|v1/models)$")
 PLAIN = (
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"), "MOMENT"),
     (re.compile(r"\b\d{10}\b"), "SECONDS"),
@@ -80,10 +81,12 @@ def requests(launcher: Launcher) -> Iterator[Pair]:
         yield "start", " > ".join(_start(launched))
         for name, ask in _ASKS.items():
             yield name, _shown(server, ask)
+        yield "ids in a row", _plain(" ".join(server.get("/health").request_id for _ in range(2)))
+        yield "vanished client", _vanished(launched)
+        yield "log", _log(launched)
         yield "crowd", _crowd(server)
         yield "health meanwhile", _health_meanwhile(server)
         yield "models later", _models_later(server)
-        yield "log", _log(launched)
 
 
 def unready(launcher: Launcher) -> Iterator[Pair]:
@@ -261,9 +264,22 @@ def _models_later(server: Server) -> str:
 
 
 def _log(launched: Launched) -> str:
-    """Return each form of a line once; how lines of different requests mix is chance."""
-    lines = {_plain(line) for line in launched.log.text().decode("latin-1").split("\n")}
-    return "\n".join(sorted(lines))
+    """Return the lines in the order of the alphabet, without those of the polls at the start."""
+    lines = (_plain(line) for line in launched.log.text().decode("latin-1").split("\n"))
+    return "\n".join(sorted(line for line in lines if not POLLED.search(line)))
+
+
+def _vanished(launched: Launched) -> str:
+    """Say whether a request ends in the log when its client has left its stream."""
+    name = [("X-Request-ID", "vanished")]
+    request = launched.server.chat_request("Hello", name, max_tokens=200, stream=True)
+
+    def leave(_: bytes) -> None:
+        raise NoAnswer("left")
+
+    with suppress(NoAnswer):
+        launched.server.send(request, leave)
+    return "ended" if launched.log.wait_for("Request completed", "vanished") else "never ended"
 
 
 def _settled(launcher: Launcher, turned: Turned, host: str = HOST, port: int = 0) -> str:
@@ -276,8 +292,9 @@ def _settled(launcher: Launcher, turned: Turned, host: str = HOST, port: int = 0
         server = launched.server
         told = " > ".join(_start(launched))
         lengths = [model.get("context_length") for model in server.models()]
+        crowd = _queue(server)
         logs = "logged" if "Request " in _log(launched) else "silent"
-        return f"{told} {lengths} {_queue(server)} {logs}"
+        return f"{told} {lengths} {crowd} {logs}"
     finally:
         launched.stop()
 
@@ -297,7 +314,7 @@ def _queue(server: Server) -> str:
 
     def ask(number: int) -> str:
         times: list[float] = []
-        request = server.chat_request("Hello", max_tokens=20, stream=True, model="gemma")
+        request = server.chat_request("Hello", max_tokens=40, stream=True, model="gemma")
         try:
             answer = server.send(request, lambda _: times.append(time.monotonic()))
         except NoAnswer:
@@ -310,7 +327,8 @@ def _queue(server: Server) -> str:
     with ThreadPoolExecutor(N_AT_ONCE) as pool:
         answers = sorted(set(pool.map(ask, range(N_AT_ONCE))))
     n_together = max((_n_around(began_s, spans) for began_s, _ in spans), default=0)
-    return f"{answers} {min(n_together, MANY)} together"
+    is_full = any("queue_full" in answer for answer in answers)
+    return f"{answers} {min(n_together, MANY)} together, {len(spans) if is_full else 'all'} let in"
 
 
 def _n_around(moment_s: float, spans: list[tuple[float, float]]) -> int:

@@ -1,4 +1,4 @@
-"""The proof's own completeness; the proof itself takes minutes and is `tox -e proof`."""
+"""The proof's own completeness; the proof itself is a tox environment of its own."""
 
 from conformance import catalogue
 from conformance.broken import fault

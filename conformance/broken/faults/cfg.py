@@ -141,7 +141,7 @@ class QueueSizeVariableIgnored(Forgetful):
     variable, kind = "QUEUE_SIZE", VariableIgnored
 
 
-@breaks("CFG-18", also={"CFG-20", "LOG-7"})
+@breaks("CFG-18", also={"CFG-20"})
 class LogLevelVariableIgnored(Forgetful):
     variable, kind = "LOG_LEVEL", VariableIgnored
 
