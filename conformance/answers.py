@@ -36,12 +36,15 @@ class Question(NamedTuple):
 
     Attributes:
         fields: all of it but the model.
-        capability: the tag that the model must have; empty where any that can chat will do.
+        capability: the tags that the model must have, such as `messages, tools`; empty where any
+            that can chat will do.
+        headers: what is sent besides.
     """
 
     path: str
     fields: Mapping[str, object]
     capability: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 ANY = range(200, 600)
@@ -118,18 +121,18 @@ class Answers:
         """
         body = self._body(question)
         key = f"{question.path} {json.dumps(body, sort_keys=True)}"
-        return self._once(key, lambda server: server.post(question.path, body))
+        return self._once(key, lambda server: server.post(question.path, body, question.headers))
 
     def anew(self, question: Question) -> Exchange:
         """Return an answer of its own, however often the same was asked."""
-        return self._server.post(question.path, self._body(question))
+        return self._server.post(question.path, self._body(question), question.headers)
 
     def capable_model(self, capability: str) -> str:
         """
-        Return the model to ask for what the tag *capability* promises.
+        Return the model to ask for what the tags in *capability* promise.
 
-        That is the model of --model if it has the tag, or else the first listed that has it. Where
-        none has it, the check doesn't apply. Without a capability any model that can chat will do.
+        That is the model of --model if it has them, or else the first listed that has them. Where
+        none has, the check doesn't apply. Without a capability any model that can chat will do.
         """
         chosen = self._server.model
         if not capability:
@@ -137,7 +140,8 @@ class Answers:
         models = self.truly_of("models").fields().get("data")
         if not isinstance(models, list):
             not_tested("the list of models can't be read")
-        tagged = [each for each in models if isinstance(each, dict) and capability in tags_of(each)]
+        wanted = set(capability.split(", "))
+        tagged = [each for each in models if isinstance(each, dict) and wanted <= tags_of(each)]
         ids = [str(each.get("id")) for each in tagged]
         if not ids:
             inapplicable(f"no model is tagged {capability!r}")

@@ -23,7 +23,7 @@ PROFILES = {
     "notready": "a URL that is held in 503",
     "startup": "a server watched from its first moment",
     "managed": "a server that the suite starts, turning its environment and flags",
-    "openai": "the OpenAI surface, by the capabilities that the models' tags promise",
+    "openai": "the OpenAI surface and Anthropic's messages, by what the models' tags promise",
     "stress": "health and ids under load, bounded",
     "log": "what the file of --server-log shows; added by that option",
 }
@@ -42,7 +42,8 @@ class Requirement:
         lines: the guide's lines, such as `33, 46-64`.
         profiles: the profiles with a check of it; none of them stands for another.
         implied: the guide doesn't write it down, but doesn't work without it.
-        capability: the tag that promises it; without that tag on a model it doesn't apply.
+        capability: the tags that promise it, such as `tools` or `messages, tools`; without a model
+            that has them all it doesn't apply.
         excluded: why no check can exist; empty where one must.
     """
 

@@ -418,9 +418,9 @@ class Server:
         json_type = ("Content-Type", "application/json")
         return self.request("POST", path, [json_type, *headers], json.dumps(body).encode())
 
-    def post(self, path: str, body: object) -> Exchange:
+    def post(self, path: str, body: object, headers: Headers = ()) -> Exchange:
         """Post *body* as JSON."""
-        return self.send(self.json_request(path, body))
+        return self.send(self.json_request(path, body, headers))
 
     def chat_request(self, content: str, headers: Headers = (), **fields: object) -> Request:
         """Build a chat request of one user message; *fields* are added to its body."""

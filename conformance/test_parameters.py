@@ -1,13 +1,13 @@
 """PARAM: the parameters of a chat that every client of OpenAI's relies upon."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from conformance.answers import N_TOKENS, Answers
 from conformance.catalogue import Requirement
-from conformance.client import Exchange
+from conformance.client import CHAT, Exchange, Server, read_json
 from conformance.openai_shapes import completion_problem, is_count
 from conformance.questions.chat import (
     BOUND,
@@ -20,13 +20,12 @@ from conformance.questions.chat import (
     N_CHOICES,
     SAME,
     SAMPLED,
-    STREAMED,
     WRONG,
     WRONG_FIELDS,
-    Fields,
     chat,
 )
-from conformance.questions.demanding import DEMANDING, UNPICTURED
+from conformance.questions.demanding import DEMANDING, NAMES, UNPICTURED
+from conformance.questions.stops import LENGTHS, N_STOP, STOPS, place_to_stop
 from conformance.questions.structured import COLOUR
 from conformance.shapes.choices import (
     choice_of,
@@ -38,24 +37,7 @@ from conformance.shapes.choices import (
     usage_of,
 )
 from conformance.shapes.forms import form_problem
-from conformance.shapes.logprobs import LOST
-from conformance.verdicts import check, not_tested, requirement
-
-N_STOP = 4
-NEVER_SAID = "\u2042 never said \u2042"
-STOPS: dict[str, Callable[[str], Fields]] = {
-    "text": lambda stop: {"stop": stop},
-    "list": lambda stop: {"stop": [NEVER_SAID, stop]},
-    "streamed": lambda stop: {"stop": stop, **STREAMED},
-}
-
-
-def place_to_stop(said: str) -> int:
-    """Return where the first half of a text last says something new; -1 where it says nothing."""
-    pieces = (said[at : at + N_STOP] for at in range(len(said) // 2))
-    return max(
-        (said.find(each) for each in pieces if each.strip() and LOST not in each), default=-1
-    )
+from conformance.verdicts import check, inapplicable, not_tested, requirement
 
 
 def n_prompt_tokens(answer: Exchange) -> int:
@@ -64,19 +46,37 @@ def n_prompt_tokens(answer: Exchange) -> int:
     return count if isinstance(count, int) else 0
 
 
-def is_heard(answer: Exchange) -> bool:
-    """Whether a chat answers with sound."""
-    return any(
-        mapping(choice.get("message")).get("audio")
-        for choice in mappings(answer.fields().get("choices"))
-    )
+def has(answer: Exchange, name: str) -> bool:
+    """Whether a chat's message has something under *name*."""
+    choices = mappings(answer.fields().get("choices"))
+    return any(mapping(choice.get("message")).get(name) for choice in choices)
+
+
+def root_of(param: str) -> str:
+    """Return the parameter of which *param* is perhaps a part."""
+    return re.split(r"[.\[]", param)[0]
+
+
+def bounded(seen: list[Exchange]) -> Iterator[tuple[Exchange, int]]:
+    """Yield the chats with one choice that were given a bound, with the bound."""
+    for answer in seen:
+        asked = mapping(read_json(answer.request.body))
+        bound = asked.get("max_completion_tokens") or asked.get("max_tokens")
+        is_one = asked.get("n") in {None, 1}
+        if answer.request.target.endswith(CHAT) and is_count(bound) and is_one:
+            yield answer, bound
 
 
 HONOURED: dict[str, Callable[[Exchange, Answers], bool]] = {
     "logprobs": lambda answer, _: bool(choice_of(answer).entries),
     "tools": lambda answer, _: bool(choice_of(answer).calls),
     "json_schema": lambda answer, _: not form_problem(choice_of(answer).text, COLOUR),
-    "audio": lambda answer, _: is_heard(answer),
+    "functions": lambda answer, _: has(answer, "function_call"),
+    "logit_bias": lambda answer, answers: (
+        choice_of(answer).text != choice_of(answers.to(SAME["whole"])).text
+    ),
+    "web_search": lambda answer, _: has(answer, "annotations"),
+    "audio": lambda answer, _: has(answer, "audio"),
     "picture": lambda answer, answers: (
         n_prompt_tokens(answer) > n_prompt_tokens(answers.to(UNPICTURED))
     ),
@@ -107,11 +107,11 @@ def test_answer_is_bounded(demand: Requirement, answers: Answers, how: str) -> N
 @requirement("PARAM-2", profile="openai")
 def test_answer_ends_at_stop_text(demand: Requirement, answers: Answers, how: str) -> None:
     """With a piece of its own text as stop, an answer ends right before it."""
-    unstopped = choice_of(answers.truly_of("completion")).text
-    at = place_to_stop(unstopped)
+    unstopped, length = choice_of(answers.truly_of("completion")).text, LENGTHS.get(how, N_STOP)
+    at = place_to_stop(unstopped, length)
     if at < 0:
         not_tested("the model says nothing to stop at")
-    stop = unstopped[at : at + N_STOP]
+    stop = unstopped[at : at + length]
     answer = answers.to(chat({**LONG, "max_tokens": N_TOKENS, **STOPS[how](stop)}))
     choice = choice_of(answer)
 
@@ -170,8 +170,7 @@ def test_wrong_parameter_is_named(demand: Requirement, answers: Answers, wrong: 
         not_tested(f"status {answer.status}, no refusal")
     found, expected = param_of(answer), next(iter(WRONG_FIELDS[wrong]))
 
-    name = re.split(r"[.\[]", found)[0]
-    check(demand, name == expected, f"param {found!r}", answer)
+    check(demand, root_of(found) == expected, f"param {found!r}", answer)
 
 
 @pytest.mark.parametrize("asked", DEMANDING)
@@ -219,3 +218,53 @@ def test_harmless_field_changes_nothing(demand: Requirement, answers: Answers, f
 
     check(demand, answer.status == 200, f"status {answer.status}", answer)
     check(demand, found == expected, f"{found!r} instead of {expected!r}", answer)
+
+
+@pytest.mark.parametrize("how", HOW)
+@requirement("PARAM-11", profile="openai")
+def test_all_choices_are_counted(demand: Requirement, answers: Answers, how: str) -> None:
+    """Two answers cost more than one, but the prompt is read once."""
+    single, answer = answers.to(SAME[how]), answers.to(CHOSEN[how])
+    if answer.status == 400:
+        inapplicable("several choices are refused")
+    counts = [
+        [usage_of(each).get(f"{part}_tokens") for part in ("prompt", "completion")]
+        for each in (answer, single)
+    ]
+    (n_prompt, n_tokens), (n_prompt_alone, n_alone) = counts
+    if not is_count(n_tokens) or not is_count(n_alone):
+        not_tested("no usage says how many tokens there are")
+
+    check(demand, n_tokens > n_alone, f"completion_tokens {n_tokens}, alone {n_alone}", answer)
+    is_once = n_prompt == n_prompt_alone
+    check(demand, is_once, f"prompt_tokens {n_prompt}, alone {n_prompt_alone}", answer)
+
+
+@pytest.mark.parametrize("asked", DEMANDING)
+@requirement("PARAM-12", profile="openai")
+def test_unsupported_parameter_is_named(demand: Requirement, answers: Answers, asked: str) -> None:
+    """The client is told what it has to do without."""
+    answer = answers.to(DEMANDING[asked])
+    if answer.status == 200:
+        inapplicable("it isn't refused")
+    if answer.status != 400:
+        not_tested(f"status {answer.status}, no refusal")
+    found = param_of(answer)
+
+    check(demand, root_of(found) in NAMES[asked], f"param {found!r}", answer)
+
+
+@pytest.mark.closing
+@requirement("PARAM-13", profile="openai")
+def test_only_the_bound_cuts(demand: Requirement, server: Server, answers: Answers) -> None:
+    """Of all chats that were seen in this run, none says that it was cut where it wasn't."""
+    answers.of("completion")
+    n_checked = 0
+    for answer, bound in bounded(server.journal.seen):
+        n_tokens = usage_of(answer).get("completion_tokens")
+        if is_count(n_tokens) and n_tokens < bound:
+            n_checked += 1
+            is_cut = choice_of(answer).finish_reason == "length"
+            check(demand, not is_cut, f"{n_tokens} of {bound} tokens, ends as 'length'", answer)
+    if not n_checked:
+        not_tested("no answer was shorter than its bound")

@@ -11,13 +11,14 @@ from conformance.openai_shapes import completion_problem
 from conformance.questions.tools import (
     CALLED,
     CALLED_ONCE,
+    CUT,
     LAMP,
     PARAMETERS,
     UNCALLED,
     WRONG_CALLS,
     given_back,
 )
-from conformance.shapes.choices import choice_of, refusal_problem
+from conformance.shapes.choices import choice_of, mapping, refusal_problem, text
 from conformance.shapes.forms import form_problem
 from conformance.shapes.tools import calls_problem, delta_problem
 from conformance.verdicts import check, not_tested, requirement
@@ -148,3 +149,26 @@ def test_wrong_choice_is_refused(demand: Requirement, answers: Answers, wrong: s
     problem = refusal_problem(answer)
 
     check(demand, not problem, problem, answer)
+
+
+@pytest.mark.parametrize("how", CUT)
+@requirement("TOOLS-10", profile="openai")
+def test_cut_call_says_so(demand: Requirement, answers: Answers, how: str) -> None:
+    """No client shall make a call that isn't whole."""
+    answer = answers.to(CUT[how])
+    reason = choice_of(answer).finish_reason
+
+    check(demand, answer.status == 200, f"status {answer.status}", answer)
+    check(demand, reason == "length", f"ends as {reason!r}", answer)
+
+
+@pytest.mark.parametrize("how", CUT)
+@requirement("TOOLS-11", profile="openai")
+def test_cut_call_leaves_nothing_broken(demand: Requirement, answers: Answers, how: str) -> None:
+    """A client that parses the arguments before it looks at the end doesn't fall over them."""
+    answer = answers.to(CUT[how])
+    for call in choice_of(answer).calls:
+        arguments = text(mapping(call.get("function")).get("arguments"))
+        is_object = isinstance(read_json(arguments), dict)
+
+        check(demand, is_object, f"no JSON object: {arguments}", answer)

@@ -16,13 +16,19 @@ from service.protocol import Load
 from service.settings import Settings
 from service.telemetry import Metrics, configure_logging
 from service.web import failures
+from service.web.archive import Archive
+from service.web.desk import Desk
 from service.web.edge import Edge
 from service.web.guard import Guard
 from service.web.lifespan import Lifespan
 from service.web.resources.chat import ChatCompletions
+from service.web.resources.completions import Completions
 from service.web.resources.document import OpenApi
+from service.web.resources.messages import Messages
 from service.web.resources.models import Models
 from service.web.resources.probes import Health, Liveness, MetricsPage, Readiness
+from service.web.resources.responses import Responses
+from service.web.resources.tokens import Detokenize, Estimate, Tokenize
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +49,10 @@ def create_app(settings: Settings) -> Edge:
     admission = Admission(
         settings.max_concurrency, settings.queue_size, settings.queue_timeout_s, metrics
     )
+    desk = Desk(supervisor, admission, metrics)
     models = Models(lifecycle)
+    messages = Messages(desk)
+    responses = Responses(desk, Archive())
     routes: list[tuple[str, Any, dict[str, str]]] = [
         ("/health", Health(lifecycle), {}),
         ("/livez", Liveness(), {}),
@@ -52,7 +61,18 @@ def create_app(settings: Settings) -> Edge:
         ("/openapi.json", OpenApi(), {}),
         ("/v1/models", models, {}),
         ("/v1/models/{model_id:path}", models, {"suffix": "one"}),
-        ("/v1/chat/completions", ChatCompletions(supervisor, admission, metrics), {}),
+        ("/v1/chat/completions", ChatCompletions(desk), {}),
+        ("/v1/completions", Completions(desk), {}),
+        ("/v1/tokenize", Tokenize(desk), {}),
+        ("/v1/detokenize", Detokenize(desk), {}),
+        ("/v1/estimate", Estimate(desk), {}),
+        ("/v1/responses", responses, {}),
+        ("/v1/responses/input_tokens", responses, {"suffix": "tokens"}),
+        ("/v1/responses/{response_id}", responses, {"suffix": "one"}),
+        ("/v1/responses/{response_id}/input_items", responses, {"suffix": "items"}),
+        ("/v1/responses/{response_id}/cancel", responses, {"suffix": "cancel"}),
+        ("/v1/messages", messages, {}),
+        ("/v1/messages/count_tokens", messages, {"suffix": "count_tokens"}),
     ]
     lifespan = Lifespan(supervisor, admission)
     middleware: list[Any] = [lifespan, Guard(settings.api_key)]

@@ -61,7 +61,7 @@ def _explained(name: str, body: object, error: jsonschema_rs.ValidationError) ->
         itertools.takewhile(lambda part: len(part) <= MAX_KEY, map(str, error.instance_path))
     )
     keyword = str(error.schema_path[-1])
-    rule = _at(schemas()[name], error.schema_path)
+    rule = _rule(name, error.evaluation_path)
     if keyword == "required":
         present = _at(body, error.instance_path) or {}
         missing = next((key for key in rule or () if key not in present), "")
@@ -75,6 +75,19 @@ def _explained(name: str, body: object, error: jsonschema_rs.ValidationError) ->
         param=where or None,
         code="invalid_type" if keyword == "type" else "invalid_value",
     )
+
+
+def _rule(name: str, path: Sequence[str | int]) -> Any:
+    """Return what stands at *path* in the schema called *name*, or in those that it refers to."""
+    rule: Any = schemas()[name]
+    for part in path:
+        if part == "$ref":
+            file, _, pointer = rule["$ref"].partition("#")
+            name = file.removesuffix(SUFFIX) or name
+            rule = _at(schemas()[name], pointer.split("/")[1:])
+        else:
+            rule = _at(rule, [part])
+    return rule
 
 
 def _at(document: Any, path: Sequence[str | int]) -> Any:

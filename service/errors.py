@@ -7,6 +7,7 @@ ServiceError
 │   │   └── UnsupportedParameter  400  unsupported_parameter
 │   ├── Unauthorized              401  invalid_api_key
 │   ├── ModelNotFound             404  model_not_found
+│   ├── ResponseNotFound          404  response_not_found
 │   ├── RequestTimeout            408  request_timeout
 │   ├── RequestTooLarge           413  request_too_large
 │   ├── UriTooLong                414  uri_too_long
@@ -90,6 +91,13 @@ class ModelNotFound(ClientError):
 
     status = 404
     code = "model_not_found"
+
+
+class ResponseNotFound(ClientError):
+    """No response is kept under that id, or not any more."""
+
+    status = 404
+    code = "response_not_found"
 
 
 class RequestTimeout(ClientError):

@@ -14,6 +14,10 @@ bug and ends the connection.
                       <───────────────   Step (deltas of many tickets at once) | Failed
         Cancel        ───────────────>
                       <───────────────   Cancelled, and nothing more for that ticket
+        Tokenize      ───────────────>
+                      <───────────────   Tokenized | Rejected | Failed
+        Detokenize    ───────────────>
+                      <───────────────   Detokenized | Rejected | Failed
 
 Either side's death is the end of file on the other's socket.
 """
@@ -27,7 +31,8 @@ import msgspec
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
+ConstraintKind = Literal["json_object", "json_schema", "regex", "choice", "grammar"]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -56,6 +61,53 @@ class Turn(Part, frozen=True):
     tool_call_id: str | None = None
 
 
+class Tool(Part, frozen=True):
+    """
+    A function that the model may call.
+
+    Attributes:
+        parameters: JSON Schema of its arguments, an object, as JSON text.
+        strict: arguments that break the schema may not even be generated.
+    """
+
+    name: str
+    description: str | None = None
+    parameters: str = "{}"
+    strict: bool = False
+
+
+class Chat(Part, frozen=True, tag=True):
+    """
+    A prompt in turns, for the model's chat template.
+
+    Attributes:
+        turns: the chat so far, at least one turn.
+        tools: what the model may call; with none, nothing in its answer is read as a call.
+        thinking: whether it shall think first; None: as its template does by itself.
+        template_options: further values for the template, a JSON object as text.
+    """
+
+    turns: tuple[Turn, ...]
+    tools: tuple[Tool, ...] = ()
+    thinking: bool | None = None
+    template_options: str = "{}"
+
+
+class Text(Part, frozen=True, tag=True):
+    """A prompt as plain text; special tokens spelled out in it stay text."""
+
+    text: str
+
+
+class Tokens(Part, frozen=True, tag=True):
+    """A prompt as token ids, shape (n,), not checked yet."""
+
+    ids: tuple[int, ...]
+
+
+Prompt = Chat | Text | Tokens
+
+
 class Sampling(Part, frozen=True):
     """
     How the next token is chosen. None: as the model's own `generation_config.json` says.
@@ -66,6 +118,11 @@ class Sampling(Part, frozen=True):
         top_k: only so many likeliest tokens; 0: all.
         min_p: only tokens at least this likely, relative to the likeliest.
         seed: the same seed gives the same answer, whatever else is in the batch.
+        frequency_penalty: taken from a logit once for each time its token was generated.
+        presence_penalty: taken once from each logit whose token was generated.
+        repetition_penalty: divides positive and multiplies negative logits of the tokens in prompt
+            and answer; 1: off.
+        logit_bias: token ids and what is added to their logits.
     """
 
     temperature: float | None = None
@@ -73,24 +130,56 @@ class Sampling(Part, frozen=True):
     top_k: int | None = None
     min_p: float | None = None
     seed: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+class Constraint(Part, frozen=True):
+    """
+    What the answer's text must be, by construction.
+
+    Attributes:
+        kind: what *source* is written in.
+        source: a JSON Schema or, for `choice`, a list of texts, as JSON text; a regular expression; a
+            grammar in Lark's notation; for `json_object` nothing.
+        param: the request's field that asked for it, which is blamed where it can't be done.
+    """
+
+    kind: ConstraintKind
+    source: str
+    param: str
 
 
 class Job(Part, frozen=True):
     """
-    One generation asked for.
+    One answer asked for.
 
     Attributes:
-        turns: the chat so far, at least one turn.
-        max_tokens: most tokens to generate; None: what the context has room for.
+        prompt: what comes before it.
+        max_tokens: most tokens to generate; None: what the context has room for; 0: none, which makes
+            sense with `echo` alone.
         stop: texts that end the answer and are not part of it.
         ignore_eos: go on past the model's own end of turn, as load generators ask for.
+        top_logprobs: report each token's log-probability, and those of so many likeliest ones; None:
+            report none.
+        constraint: what the answer must be; where tools are called it binds the other answers.
+        must_call: names of tools; the answer must call one of them, and only them. Empty: it need not.
+        parallel_tool_calls: it may call several at once.
+        echo: begin the answer with the prompt, its log-probabilities included where they are asked for.
     """
 
-    turns: tuple[Turn, ...]
+    prompt: Prompt
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    top_logprobs: int | None = None
+    constraint: Constraint | None = None
+    must_call: tuple[str, ...] = ()
+    parallel_tool_calls: bool = True
+    echo: bool = False
 
 
 class ModelCard(Part, frozen=True):
@@ -152,6 +241,20 @@ class Cancel(Message, frozen=True):
     ticket: int
 
 
+class Tokenize(Message, frozen=True):
+    """Say which tokens *prompt* is; nothing is generated, and its length is not limited."""
+
+    ticket: int
+    prompt: Prompt
+
+
+class Detokenize(Message, frozen=True):
+    """Say which text these token ids are."""
+
+    ticket: int
+    ids: tuple[int, ...]
+
+
 class Loaded(Message, frozen=True):
     """The weights are in memory; warm-up comes next."""
 
@@ -178,7 +281,7 @@ class Accepted(Message, frozen=True):
 
 
 class Rejected(Message, frozen=True):
-    """The job cannot run, by the caller's fault; nothing of it reached the model."""
+    """The job cannot run, or go on, by the caller's fault."""
 
     ticket: int
     message: str
@@ -198,6 +301,60 @@ class Failed(Message, frozen=True):
     ticket: int
 
 
+class Tokenized(Message, frozen=True):
+    """The token ids of a prompt, and the text of each as its bytes, shapes (n,)."""
+
+    ticket: int
+    ids: tuple[int, ...]
+    pieces: tuple[bytes, ...]
+
+
+class Detokenized(Message, frozen=True):
+    """The text of token ids."""
+
+    ticket: int
+    text: str
+
+
+class Candidate(Part, frozen=True):
+    """
+    A token that could be chosen, or was.
+
+    Attributes:
+        piece: its text as bytes, which need not be whole characters.
+        logprob: natural logarithm of the probability that the model itself gives it, finite; None:
+            the prompt's first token, which nothing comes before.
+    """
+
+    id: int
+    piece: bytes
+    logprob: float | None
+
+
+class TokenLogprob(Part, frozen=True):
+    """A token of the answer and the likeliest ones in its place, likeliest first."""
+
+    chosen: Candidate
+    top: tuple[Candidate, ...]
+
+
+class Spent(Part, frozen=True):
+    """
+    What an answer took, in seconds, in the engine.
+
+    Attributes:
+        n_cached_tokens: prompt tokens whose keys and values were there already.
+        queue_s: from its submission until its prompt was begun.
+        prefill_s: from there to its first token.
+        decode_s: from there to its last.
+    """
+
+    n_cached_tokens: int
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+
+
 class Delta(Part, frozen=True):
     """
     What one step added to one ticket.
@@ -206,12 +363,24 @@ class Delta(Part, frozen=True):
         text: new text, often one token's, may be empty while a character or a stop text is incomplete.
         n_completion_tokens: tokens generated so far, the end-of-turn token not counted.
         finish_reason: set on the ticket's last delta.
+        reasoning: new text of what the model thinks before it answers.
+        n_reasoning_tokens: how many of the generated tokens were that.
+        tool_calls: calls that are complete now, their arguments valid JSON objects.
+        logprobs: of the tokens whose text is out now; empty unless asked for.
+        spent: set on the ticket's last delta.
+        stop_text: the job's stop text that ended the answer; None: none did, or not yet.
     """
 
     ticket: int
     text: str
     n_completion_tokens: int
     finish_reason: FinishReason | None = None
+    reasoning: str = ""
+    n_reasoning_tokens: int = 0
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    spent: Spent | None = None
+    stop_text: str | None = None
 
 
 class Step(Message, frozen=True):
@@ -220,8 +389,19 @@ class Step(Message, frozen=True):
     deltas: tuple[Delta, ...]
 
 
-ToEngine = Load | Submit | Cancel
-FromEngine = Loaded | LoadFailed | WarmedUp | Accepted | Rejected | Cancelled | Failed | Step
+ToEngine = Load | Submit | Cancel | Tokenize | Detokenize
+FromEngine = (
+    Loaded
+    | LoadFailed
+    | WarmedUp
+    | Accepted
+    | Rejected
+    | Cancelled
+    | Failed
+    | Step
+    | Tokenized
+    | Detokenized
+)
 
 _encoder = msgspec.msgpack.Encoder()
 to_engine_decoder = msgspec.msgpack.Decoder(ToEngine)

@@ -136,7 +136,7 @@ class Settings:
     )  # fmt: skip
     api_key: str | None = _option(
         "API_KEY", "--api-key", Key(), None,
-        "When set, every route but the probes wants it as a bearer token.",
+        "When set, every route but the probes wants it, as a bearer token or as x-api-key.",
     )  # fmt: skip
 
     def is_loopback(self) -> bool:

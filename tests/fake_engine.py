@@ -5,8 +5,8 @@ An engine without a model: it speaks the protocol, and fails where it is told to
 
 FD is the number of its socket, as the supervisor appends it. JOURNAL is a file to which it adds one
 line for its birth (`born PID`) and one for each message that it got, by name and ticket. WORD says how
-this engine behaves as a process, see `BEHAVIOURS`. How it behaves towards one job is said by the job's
-last turn, see `JOBS`; a text that is in neither table is answered word by word.
+this engine behaves as a process, see `BEHAVIOURS`. How it behaves towards one job, or a question about
+tokens, is said by the prompt's text, see `JOBS`; a text that is in neither table is answered word by word.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from service.protocol import (
     Accepted,
     Cancel,
     Cancelled,
+    Chat,
     Delta,
+    Detokenize,
+    Detokenized,
     Failed,
     FrameSplitter,
     FromEngine,
@@ -32,10 +35,14 @@ from service.protocol import (
     Loaded,
     LoadFailed,
     ModelCard,
+    Prompt,
     Rejected,
     Step,
     Submit,
+    Text,
     ToEngine,
+    Tokenize,
+    Tokenized,
     WarmedUp,
     frame,
     to_engine_decoder,
@@ -93,11 +100,27 @@ class Engine:
         assert isinstance(order, Load)
         BEHAVIOURS.get(self.word, loaded_and_warm)(self)
         for message in inbound:
-            if isinstance(message, Submit):
-                text = message.job.turns[-1].content or ""
-                JOBS.get(text, answer)(self, message.ticket, text)
-            elif isinstance(message, Cancel):
-                self.send(Cancelled(message.ticket))
+            match message:
+                case Submit(ticket, job):
+                    text = text_of(job.prompt)
+                    JOBS.get(text, answer)(self, ticket, text)
+                case Tokenize(ticket, prompt):
+                    text = text_of(prompt)
+                    JOBS.get(text, tokenize)(self, ticket, text)
+                case Detokenize(ticket, ids):
+                    self.send(Detokenized(ticket, bytes(ids).decode()))
+                case Cancel(ticket):
+                    self.send(Cancelled(ticket))
+
+
+def text_of(prompt: Prompt) -> str:
+    """Return the last turn of a chat, or the text; token ids are none."""
+    match prompt:
+        case Chat(turns):
+            return turns[-1].content or ""
+        case Text(text):
+            return text
+    return ""
 
 
 def loaded_and_warm(engine: Engine) -> None:
@@ -182,6 +205,13 @@ def answer(engine: Engine, ticket: int, text: str) -> None:
     for i, word in enumerate(words, 1):
         last = i == len(words)
         engine.send(Step((Delta(ticket, word, i, "stop" if last else None),)))
+
+
+def tokenize(engine: Engine, ticket: int, text: str) -> None:
+    """Say that each byte is a token."""
+    raw = text.encode()
+    pieces = tuple(raw[i : i + 1] for i in range(len(raw)))
+    engine.send(Tokenized(ticket, tuple(raw), pieces))
 
 
 def reject(engine: Engine, ticket: int, text: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from service import contracts
 from service.errors import InvalidRequest
-from service.openai.body import MAX_DEPTH, decode
+from service.openai.body import MAX_DEPTH, MAX_STRINGS, decode
 
 
 def refusal(raw: bytes) -> InvalidRequest:
@@ -119,6 +119,33 @@ def test_body_when_an_integer_is_huge(field: str, digits: int) -> None:
 
     with pytest.raises(InvalidRequest):
         contracts.check("chat-request", decode(raw))
+
+
+def keys(n: int, ending: bytes = b"") -> bytes:
+    """Return an object of *n* keys, each with *ending*."""
+    return b"{%s}" % b",".join(b'"%d%s":1' % (i, ending) for i in range(n))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(keys(MAX_STRINGS + 1), id="keys"),
+        pytest.param(keys(2 * MAX_STRINGS + 1, b"\\\\"), id="keys that end in backslashes"),
+        pytest.param(b'{"a":[%s""]}' % (b'"",' * MAX_STRINGS), id="texts"),
+        pytest.param(b'"' * (2 * MAX_STRINGS + 1), id="no JSON at all"),
+    ],
+)
+def test_body_when_it_holds_too_much(raw: bytes) -> None:
+    """A million keys would keep everybody waiting; they are counted before they are read."""
+    assert (400, "json_too_large") == (refusal(raw).status, refusal(raw).code)
+
+
+def test_body_when_it_holds_as_much_as_allowed() -> None:
+    """So many keys are read, and quotes inside a text are no keys."""
+    quotes = b'{"a":"%s"}' % (b'\\"' * 3 * MAX_STRINGS)
+
+    assert MAX_STRINGS == len(decode(keys(MAX_STRINGS)))
+    assert 3 * MAX_STRINGS == len(decode(quotes)["a"])
 
 
 def test_message_never_repeats_the_body() -> None:

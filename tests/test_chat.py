@@ -1,4 +1,4 @@
-"""A chat body into a job, deltas into chunks or one completion."""
+"""A chat body into jobs, deltas into chunks or one completion."""
 
 import json
 from typing import Any
@@ -7,40 +7,88 @@ import pytest
 
 from service import contracts
 from service.errors import InvalidRequest, UnsupportedParameter
-from service.openai.chat import NOT_IMPLEMENTED, ChatAnswer, ChatRequest, parse
-from service.protocol import Delta, Job, Sampling, ToolCall, Turn
+from service.openai.chat import (
+    MAX_MESSAGES,
+    NOT_IMPLEMENTED,
+    ChatAnswer,
+    ChatRequest,
+    parse,
+)
+from service.openai.logprobs import MIN_LOGPROB
+from service.openai.usage import Usage
+from service.protocol import (
+    Candidate,
+    Chat,
+    Constraint,
+    Delta,
+    Job,
+    ModelCard,
+    Spent,
+    TokenLogprob,
+    Tool,
+    ToolCall,
+    Turn,
+)
 
+CARD = ModelCard("org/m", "gemma", "A model.", 8192, 1, knows_tools=True, knows_thinking=True)
+PLAIN_CARD = ModelCard("org/plain", "gemma", "A model.", 8192, 1)
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 CALL: dict[str, Any] = {
     "id": "c1",
     "type": "function",
     "function": {"name": "add", "arguments": '{"a": 1}'},
 }
+ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+NOW = {"type": "function", "function": {"name": "now", "description": "Tells the time."}}
+TOOLS = (Tool("add", parameters='{"type": "object"}'), Tool("now", "Tells the time."))
 SUPPORTED = {
     "messages", "model", "stream", "stream_options", "temperature", "top_p", "top_k", "min_p",
-    "max_tokens", "max_completion_tokens", "stop", "seed", "ignore_eos",
+    "max_tokens", "max_completion_tokens", "stop", "seed", "ignore_eos", "n", "frequency_penalty",
+    "presence_penalty", "repetition_penalty", "logit_bias", "logprobs", "top_logprobs", "tools",
+    "tool_choice", "parallel_tool_calls", "response_format", "structured_outputs", "guided_json",
+    "guided_regex", "guided_choice", "guided_grammar", "reasoning_effort", "chat_template_kwargs",
 }  # fmt: skip
-# What changes nothing whatever its value: notes of the client, and a choice that only tools give.
-IGNORED = {"user", "metadata", "store", "parallel_tool_calls"}
+# What changes nothing whatever its value: notes of the client.
+IGNORED = {"user", "metadata", "store"}
 
 
-def parsed(**change: Any) -> ChatRequest:
+def parsed(card: ModelCard = CARD, /, **change: Any) -> ChatRequest:
     """Check a request that differs in *change* as the service does, then parse it."""
     body = HELLO | change
     contracts.check("chat-request", body)
-    return parse(body)
+    return parse(body, card)
+
+
+def job(**change: Any) -> Job:
+    """Return the one job that such a request becomes."""
+    (found,) = parsed(**change).jobs
+    return found
+
+
+def chat(**change: Any) -> Chat:
+    """Return its prompt."""
+    prompt = job(**change).prompt
+    assert isinstance(prompt, Chat)
+    return prompt
+
+
+def refusal(card: ModelCard = CARD, /, **change: Any) -> InvalidRequest:
+    """Return the error that such a request is refused with."""
+    with pytest.raises(InvalidRequest) as caught:
+        parsed(card, **change)
+    return caught.value
 
 
 def turns(*messages: dict[str, Any]) -> tuple[Turn, ...]:
     """Return the turns that *messages* become."""
-    return parsed(messages=list(messages)).job.turns
+    return chat(messages=list(messages)).turns
 
 
 def test_request_when_smallest() -> None:
     """What is not asked for is left to the model's own settings and the context."""
-    expected = ChatRequest("m", Job((Turn("user", "Hi"),)), is_stream=False, include_usage=False)
+    expected = Job(Chat((Turn("user", "Hi"),)))
 
-    assert expected == parsed()
+    assert ChatRequest((expected,), is_stream=False, include_usage=False) == parsed()
 
 
 def test_request_when_everything_is_null() -> None:
@@ -50,37 +98,11 @@ def test_request_when_everything_is_null() -> None:
     assert parsed() == parsed(**dict.fromkeys(fields))
 
 
-@pytest.mark.parametrize("value", [0, 0.0, 0.7, 2])
-def test_temperature_is_kept(value: float) -> None:
-    """Zero is a temperature and not an absence."""
-    assert value == parsed(temperature=value).job.sampling.temperature
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("top_p", 0.5), ("top_k", 0), ("top_k", 40), ("min_p", 0), ("min_p", 0.1), ("seed", 0),
-     ("seed", 2**63 - 1)],
-)  # fmt: skip
-def test_sampling_is_kept(field: str, value: float) -> None:
-    """Each sampling field arrives as it was sent, zeros included."""
-    change: dict[str, Any] = {field: value}
-
-    assert Sampling(**change) == parsed(**change).job.sampling
-
-
-@pytest.mark.parametrize("field", ["top_k", "seed", "max_tokens", "max_completion_tokens"])
-def test_whole_number_when_written_as_float(field: str) -> None:
-    """To JSON Schema 2.0 is an integer; the engine gets a real one."""
-    job = parsed(**{field: 2.0}).job
-    found = job.max_tokens if field.startswith("max") else getattr(job.sampling, field)
-
-    assert (2, int) == (found, type(found))
-
-
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         ({"max_tokens": 5}, 5),
+        ({"max_tokens": 5.0}, 5),
         ({"max_completion_tokens": 6}, 6),
         ({"max_tokens": 5, "max_completion_tokens": 6}, 6),
         ({"max_tokens": 6, "max_completion_tokens": 5}, 5),
@@ -89,23 +111,16 @@ def test_whole_number_when_written_as_float(field: str) -> None:
     ],
 )
 def test_token_limit_under_both_names(change: dict[str, Any], expected: int | None) -> None:
-    """Either name works; the newer one wins."""
-    assert expected == parsed(**change).job.max_tokens
+    """Either name works, the newer one wins; to JSON Schema 5.0 is an integer, the engine gets one."""
+    found = job(**change).max_tokens
 
-
-@pytest.mark.parametrize(
-    ("stop", "expected"),
-    [("\n", ("\n",)), ("END", ("END",)), (["a", "b"], ("a", "b")), (None, ())],
-)
-def test_stop_as_text_or_list(stop: object, expected: tuple[str, ...]) -> None:
-    """One text is a list of one; it is not taken apart."""
-    assert expected == parsed(stop=stop).job.stop
+    assert (expected, type(expected)) == (found, type(found))
 
 
 @pytest.mark.parametrize(("value", "expected"), [(True, True), (False, False), (None, False)])
 def test_ignore_eos_is_kept(value: bool | None, expected: bool) -> None:
     """A load generator's wish to go on past the end of the turn reaches the engine."""
-    assert expected is parsed(ignore_eos=value).job.ignore_eos
+    assert expected is job(ignore_eos=value).ignore_eos
 
 
 @pytest.mark.parametrize(
@@ -126,6 +141,95 @@ def test_stream_options(change: dict[str, Any], is_stream: bool, include_usage: 
     assert (is_stream, include_usage) == (asked.is_stream, asked.include_usage)
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, None),
+        ({"logprobs": False}, None),
+        ({"logprobs": False, "top_logprobs": 0}, None),
+        ({"top_logprobs": 0}, None),
+        ({"logprobs": True}, 0),
+        ({"logprobs": True, "top_logprobs": 0}, 0),
+        ({"logprobs": True, "top_logprobs": None}, 0),
+        ({"logprobs": True, "top_logprobs": 20.0}, 20),
+    ],
+)
+def test_logprobs_as_asked_for(change: dict[str, Any], expected: int | None) -> None:
+    """None is no report at all, 0 one of the tokens alone."""
+    assert expected == job(**change).top_logprobs
+
+
+@pytest.mark.parametrize("logprobs", [None, False])
+def test_alternatives_without_logprobs(logprobs: bool | None) -> None:
+    """Alternatives belong to something: alone they are the client's mistake."""
+    error = refusal(logprobs=logprobs, top_logprobs=2)
+
+    assert ("top_logprobs", "invalid_value") == (error.param, error.code)
+
+
+def test_several_answers_are_several_jobs() -> None:
+    """Each answer is a job of its own, told apart by its seed alone."""
+    jobs = parsed(n=3, seed=7, temperature=0.5, tools=[ADD]).jobs
+
+    assert [7, 8, 9] == [each.sampling.seed for each in jobs]
+    assert 1 == len({each.prompt for each in jobs})
+    assert 8 == len(parsed(n=8).jobs)
+
+
+@pytest.mark.parametrize(
+    ("choice", "offered", "must_call"),
+    [
+        (None, TOOLS, ()),
+        ("auto", TOOLS, ()),
+        ("none", (), ()),
+        ("required", TOOLS, ("add", "now")),
+        ({"type": "function", "function": {"name": "now"}}, TOOLS, ("now",)),
+    ],
+)
+def test_tools_by_choice(choice: object, offered: tuple[Tool, ...], must_call: object) -> None:
+    """Offered, withheld, demanded, or one of them demanded."""
+    found = job(tools=[ADD, NOW], tool_choice=choice)
+
+    assert isinstance(found.prompt, Chat)
+    assert (offered, must_call) == (found.prompt.tools, found.must_call)
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": "required", "tools": []}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "x"}}, "tools": [ADD]},
+         "tool_choice"),
+        ({"tools": [ADD, NOW, ADD]}, "tools"),
+    ],
+)  # fmt: skip
+def test_tools_that_cannot_be_called(change: dict[str, Any], param: str) -> None:
+    """A demand for what is not offered, or for one of two that can't be told apart."""
+    assert param == refusal(**change).param
+
+
+def test_tools_of_a_model_that_takes_none() -> None:
+    """Its template would drop them silently, so they are refused; a chat without them is not."""
+    error = refusal(PLAIN_CARD, tools=[ADD])
+
+    assert ("unsupported_parameter", "tools") == (error.code, error.param)
+    assert parsed(PLAIN_CARD, tools=[ADD], tool_choice="none") == parsed(PLAIN_CARD)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(True, True), (False, False), (None, True)])
+def test_parallel_calls_unless_forbidden(value: bool | None, expected: bool) -> None:
+    """Several calls at once are the default, as in OpenAI's interface."""
+    assert expected is job(tools=[ADD], parallel_tool_calls=value).parallel_tool_calls
+
+
+def test_form_of_the_answer_reaches_the_job() -> None:
+    """A form is part of what is asked, whatever words it came in."""
+    expected = Constraint("choice", '["yes", "no"]', "guided_choice")
+
+    assert expected == job(guided_choice=["yes", "no"]).constraint
+
+
 def test_every_documented_field_has_its_fate() -> None:
     """No field of the contract is silently ignored: supported, refused, or known to change nothing."""
     fields = contracts.schemas()["chat-request"]["properties"].keys()
@@ -134,31 +238,14 @@ def test_every_documented_field_has_its_fate() -> None:
     assert set() == (SUPPORTED | IGNORED) & NOT_IMPLEMENTED.keys()
 
 
-TOOL = {"type": "function", "function": {"name": "f"}}
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("audio", {"voice": "x", "format": "wav"}),
         ("audio", {}),
-        ("frequency_penalty", 0.5),
-        ("frequency_penalty", -0.5),
         ("function_call", {"name": "f"}),
         ("functions", [{"name": "f"}]),
-        ("logit_bias", {"5": -100}),
-        ("logprobs", True),
         ("modalities", ["text", "audio"]),
-        ("n", 2),
-        ("presence_penalty", 1),
-        ("reasoning_effort", "high"),
-        ("repetition_penalty", 1.1),
-        ("response_format", {"type": "json_object"}),
-        ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}),
-        ("tool_choice", "required"),
-        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
-        ("tools", [TOOL]),
-        ("top_logprobs", 2),
         ("verbosity", "low"),
         ("web_search_options", {}),
     ],
@@ -177,9 +264,9 @@ def test_unsupported_field_when_it_would_matter(field: str, value: object) -> No
     ("field", "value"),
     [
         ("frequency_penalty", 0),
-        ("frequency_penalty", 0.0),
         ("function_call", "none"),
         ("functions", []),
+        ("guided_json", None),
         ("logit_bias", {}),
         ("logprobs", False),
         ("modalities", ["text"]),
@@ -187,8 +274,10 @@ def test_unsupported_field_when_it_would_matter(field: str, value: object) -> No
         ("n", 1.0),
         ("presence_penalty", 0),
         ("repetition_penalty", 1.0),
-        ("reasoning_effort", "none"),
         ("response_format", {"type": "text"}),
+        ("structured_outputs", {}),
+        ("structured_outputs", {"json_object": False, "regex": None}),
+        ("chat_template_kwargs", {}),
         ("tool_choice", "none"),
         ("tool_choice", "auto"),
         ("tools", []),
@@ -214,6 +303,14 @@ def test_harmless_values_pass_as_listed(field: str) -> None:
     """Each value in the table of harmless ones is let through by the code that reads it."""
     for value in NOT_IMPLEMENTED[field]:
         assert parsed() == parsed(**{field: value})
+
+
+def test_messages_when_too_many() -> None:
+    """So many turns are nobody's chat; the template is not troubled with them."""
+    error = refusal(messages=HELLO["messages"] * (MAX_MESSAGES + 1))
+
+    assert ("messages", 400) == (error.param, error.status)
+    assert MAX_MESSAGES == len(chat(messages=HELLO["messages"] * MAX_MESSAGES).turns)
 
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant"])
@@ -256,13 +353,10 @@ def test_content_when_not_text(part: dict[str, Any]) -> None:
     """What this model cannot read is refused at its place, and its address is not repeated."""
     content = [{"type": "text", "text": "x"}, part]
     messages = [HELLO["messages"][0], {"role": "user", "content": content}]
-    with pytest.raises(InvalidRequest) as caught:
-        parsed(messages=messages)
+    error = refusal(messages=messages)
 
-    assert ("unsupported_content", "messages.1.content.1.type") == (
-        caught.value.code, caught.value.param,
-    )  # fmt: skip
-    assert "169.254" not in caught.value.message
+    assert ("unsupported_content", "messages.1.content.1.type") == (error.code, error.param)
+    assert "169.254" not in error.message
 
 
 def test_tool_calls_and_results() -> None:
@@ -297,55 +391,125 @@ def test_tool_arguments_when_no_object(arguments: str) -> None:
     """A template may parse arguments: what is no JSON object never reaches it."""
     call = CALL | {"function": {"name": "add", "arguments": arguments}}
     messages = [HELLO["messages"][0], {"role": "assistant", "tool_calls": [CALL, call]}]
-    with pytest.raises(InvalidRequest) as caught:
-        parsed(messages=messages)
 
-    assert "messages.1.tool_calls.1.function.arguments" == caught.value.param
+    assert "messages.1.tool_calls.1.function.arguments" == refusal(messages=messages).param
 
 
 DELTAS = [
     Delta(1, "He", 1),
     Delta(1, "", 2),
     Delta(1, "llo\u2028", 3),
-    Delta(1, "!", 4, "stop"),
+    Delta(1, "!", 4, "stop", spent=Spent(2, 0.1, 0.2, 0.3)),
 ]
+COUNTS = {
+    "prompt_tokens": 7,
+    "completion_tokens": 4,
+    "total_tokens": 11,
+    "prompt_tokens_details": {"cached_tokens": 2},
+    "completion_tokens_details": {"reasoning_tokens": 0},
+}
+TIMES = {"queue_s": 0.1, "prefill_s": 0.2, "decode_s": 0.3}
+CALLS = (ToolCall("c1", "add", '{"a": 1}'), ToolCall("c2", "now", "{}"))
+
+
+def answering(n: int = 1, **how: Any) -> ChatAnswer:
+    """Return an answer of *n* choices to a prompt of seven tokens."""
+    return ChatAnswer("org/m", Usage(7, n), **how)
+
+
+def completed(*deltas: Delta, **how: Any) -> dict[str, Any]:
+    """Return the one choice of a completion; the body keeps its contract."""
+    body = answering(**how).completion([deltas])
+    contracts.check("chat-completion", json.loads(json.dumps(body)))
+    choice: dict[str, Any] = body["choices"][0]
+    return choice
+
+
+def streamed(*deltas: Delta, **how: Any) -> list[dict[str, Any]]:
+    """Return the chunks of one answer; each keeps its contract."""
+    answer = answering(**how)
+    chunks = [answer.opening(0), *(answer.chunk(0, delta) for delta in deltas)]
+    if answer.include_usage:
+        chunks.append(answer.closing())
+    for chunk in chunks:
+        contracts.check("chat-completion-chunk", json.loads(json.dumps(chunk)))
+    return chunks
 
 
 def test_completion_keeps_its_contract() -> None:
-    """The whole answer has text, finish reason and counts that add up, in the documented shape."""
-    body = ChatAnswer("org/m", 7).completion(DELTAS)
+    """The whole answer has text, finish reason, counts that add up, and times."""
+    body = answering().completion([DELTAS])
     contracts.check("chat-completion", json.loads(json.dumps(body)))
+    message = {"role": "assistant", "content": "Hello\u2028!", "refusal": None}
 
-    assert {"role": "assistant", "content": "Hello\u2028!"} == body["choices"][0]["message"]
-    assert "stop" == body["choices"][0]["finish_reason"]
-    assert {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11} == body["usage"]
+    assert [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}] == body[
+        "choices"
+    ]
+    assert (COUNTS, TIMES) == (body["usage"], body["timings"])
+
+
+def test_completion_of_several_answers() -> None:
+    """Each choice has its index; the prompt is counted once, the answers together."""
+    second = [Delta(2, "Bye", 2, "length", spent=Spent(0, 0.0, 0.5, 0.1))]
+    body = answering(2).completion([DELTAS, second])
+    found = [(c["index"], c["message"]["content"], c["finish_reason"]) for c in body["choices"]]
+
+    assert [(0, "Hello\u2028!", "stop"), (1, "Bye", "length")] == found
+    assert (7, 6, 13) == tuple(body["usage"].values())[:3]
 
 
 def test_completion_when_empty() -> None:
     """An answer of no text is an empty text."""
-    body = ChatAnswer("org/m", 7).completion([Delta(1, "", 0, "stop")])
-    contracts.check("chat-completion", body)
-
-    assert "" == body["choices"][0]["message"]["content"]
-    assert 7 == body["usage"]["total_tokens"]
+    assert "" == completed(Delta(1, "", 0, "stop"))["message"]["content"]
 
 
 def test_completion_when_cut() -> None:
     """The token limit is told as the reason."""
-    body = ChatAnswer("org/m", 7).completion([Delta(1, "x", 1), Delta(1, "", 2, "length")])
+    assert "length" == completed(Delta(1, "x", 1), Delta(1, "", 2, "length"))["finish_reason"]
 
-    assert "length" == body["choices"][0]["finish_reason"]
+
+def test_completion_with_calls() -> None:
+    """Calls alone have null for content; their arguments are text as they came."""
+    choice = completed(
+        Delta(1, "", 9, tool_calls=CALLS[:1]), Delta(1, "", 12, "tool_calls", tool_calls=CALLS[1:])
+    )
+    now = CALL | {"id": "c2", "function": {"name": "now", "arguments": "{}"}}
+
+    assert (None, "tool_calls") == (choice["message"]["content"], choice["finish_reason"])
+    assert [CALL, now] == choice["message"]["tool_calls"]
+
+
+def test_completion_with_calls_beside_text() -> None:
+    """What was said before a call is kept."""
+    choice = completed(Delta(1, "Well.", 2), Delta(1, "", 12, "tool_calls", tool_calls=CALLS))
+
+    assert "Well." == choice["message"]["content"]
+
+
+def test_completion_without_calls_or_thoughts() -> None:
+    """What was not there has no member."""
+    assert {"role", "content", "refusal"} == completed(*DELTAS)["message"].keys()
+
+
+def test_completion_with_thoughts() -> None:
+    """They stand beside the answer, under both names that clients look for."""
+    deltas = (
+        Delta(1, "", 1, reasoning="h"), Delta(1, "", 2, reasoning="m", n_reasoning_tokens=2),
+        Delta(1, "x", 3, "stop", n_reasoning_tokens=2),
+    )  # fmt: skip
+    body = answering().completion([deltas])
+    message = body["choices"][0]["message"]
+
+    assert ("x", "hm", "hm") == (
+        message["content"], message["reasoning_content"], message["reasoning"],
+    )  # fmt: skip
+    assert {"reasoning_tokens": 2} == body["usage"]["completion_tokens_details"]
 
 
 @pytest.mark.parametrize("include_usage", [False, True])
 def test_chunks_keep_their_contract(include_usage: bool) -> None:
     """Every chunk is well formed; role first, text in the middle, one finish reason, at the end."""
-    answer = ChatAnswer("org/m", 7, include_usage)
-    chunks = [answer.opening(), *map(answer.chunk, DELTAS)]
-    if include_usage:
-        chunks.append(answer.closing(DELTAS[-1]))
-    for chunk in chunks:
-        contracts.check("chat-completion-chunk", json.loads(json.dumps(chunk)))
+    chunks = streamed(*DELTAS, include_usage=include_usage)
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
 
     assert {"role": "assistant", "content": ""} == choices[0]["delta"]
@@ -355,29 +519,100 @@ def test_chunks_keep_their_contract(include_usage: bool) -> None:
 
 def test_usage_chunk_when_asked_for() -> None:
     """With usage asked for, it is null in every chunk but the last, which has no choice."""
-    answer = ChatAnswer("org/m", 7, include_usage=True)
-    closing = answer.closing(DELTAS[-1])
+    *others, closing = streamed(*DELTAS, include_usage=True)
 
-    assert [None, None] == [answer.opening()["usage"], answer.chunk(DELTAS[0])["usage"]]
-    assert [] == closing["choices"]
-    assert {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11} == closing["usage"]
+    assert [None] * 5 == [chunk["usage"] for chunk in others]
+    assert ([], COUNTS, TIMES) == (closing["choices"], closing["usage"], closing["timings"])
+    assert [] == [chunk for chunk in others if "timings" in chunk]
 
 
 def test_usage_when_not_asked_for() -> None:
-    """Without the option no chunk speaks of usage."""
-    answer = ChatAnswer("org/m", 7)
+    """Without the option no chunk speaks of usage, and the very last one tells the times."""
+    *others, last = streamed(*DELTAS)
 
-    assert "usage" not in answer.opening()
-    assert "usage" not in answer.chunk(DELTAS[0])
+    assert [] == [chunk for chunk in [*others, last] if "usage" in chunk]
+    assert ([], TIMES) == ([chunk for chunk in others if "timings" in chunk], last["timings"])
+
+
+def test_times_when_several_answers_end() -> None:
+    """Only the chunk that ends the last of them has the times, of the slowest each."""
+    answer = answering(2)
+    first = answer.chunk(1, Delta(2, "b", 1, "stop", spent=Spent(0, 0.4, 0.1, 0.1)))
+    last = answer.chunk(0, DELTAS[-1])
+
+    assert "timings" not in first
+    assert {"queue_s": 0.4, "prefill_s": 0.2, "decode_s": 0.3} == last["timings"]
+
+
+def test_chunks_of_several_answers() -> None:
+    """Chunks of all answers come through each other, told apart by their index."""
+    answer = answering(2)
+    chunks = [answer.opening(0), answer.opening(1), answer.chunk(1, Delta(2, "b", 1))]
+
+    assert [0, 1, 1] == [chunk["choices"][0]["index"] for chunk in chunks]
+
+
+def test_chunks_with_calls() -> None:
+    """A call comes whole in one delta; the next one has the next index, in each answer anew."""
+    answer = answering(2)
+    found = [
+        answer.chunk(i, Delta(i, "", 5, tool_calls=calls))["choices"][0]["delta"]["tool_calls"]
+        for i, calls in [(0, CALLS), (1, CALLS[:1]), (0, CALLS[:1])]
+    ]
+
+    assert [[0, 1], [0], [2]] == [[call["index"] for call in calls] for calls in found]
+    assert CALL | {"index": 0} == found[0][0]
+    streamed(Delta(1, "", 5, "tool_calls", tool_calls=CALLS))
+
+
+def test_chunks_with_thoughts() -> None:
+    """A thought has both names and no content."""
+    _, chunk, _ = streamed(Delta(1, "", 1, reasoning="hm"), Delta(1, "", 1, "stop"))
+
+    assert {"reasoning_content": "hm", "reasoning": "hm"} == chunk["choices"][0]["delta"]
+
+
+LOGPROBS = (
+    TokenLogprob(Candidate(5, b"H", -0.5), (Candidate(5, b"H", -0.5), Candidate(6, b"\xff", -1.5))),
+    TokenLogprob(Candidate(7, b"", None), ()),
+)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_logprobs_of_tokens(is_stream: bool) -> None:
+    """Token, bytes and alternatives; bytes that are no character are still told."""
+    deltas = Delta(1, "H", 1, logprobs=LOGPROBS[:1]), Delta(1, "", 2, "stop", logprobs=LOGPROBS[1:])
+    choices = (
+        [chunk["choices"][0] for chunk in streamed(*deltas, with_logprobs=True)[1:]]
+        if is_stream
+        else [completed(*deltas, with_logprobs=True)]
+    )
+    first, second = [entry for choice in choices for entry in choice["logprobs"]["content"]]
+    known = {"token": "H", "logprob": -0.5, "bytes": [72]}
+
+    assert (
+        known | {"top_logprobs": [known, {"token": "\ufffd", "logprob": -1.5, "bytes": [255]}]}
+        == first
+    )
+    assert {"token": "", "logprob": MIN_LOGPROB, "bytes": [], "top_logprobs": []} == second
+
+
+def test_logprobs_when_there_are_none() -> None:
+    """Asked for, an answer of no token has an empty list; not asked for, there is none at all."""
+    nothing = Delta(1, "", 0, "stop")
+
+    assert {"content": [], "refusal": None} == completed(nothing, with_logprobs=True)["logprobs"]
+    assert completed(nothing)["logprobs"] is None
+    assert [None, None] == [
+        chunk["choices"][0]["logprobs"] for chunk in streamed(nothing, with_logprobs=True)
+    ]
 
 
 def test_head_is_the_same_in_all_chunks() -> None:
     """Id, time and model tie the chunks of one answer together, and tell answers apart."""
-    answer, other = ChatAnswer("org/m", 7), ChatAnswer("org/m", 7)
-    heads = {
-        (chunk["id"], chunk["created"], chunk["model"])
-        for chunk in (answer.opening(), *map(answer.chunk, DELTAS), answer.closing(DELTAS[-1]))
-    }
+    chunks, (other, *_) = streamed(*DELTAS, include_usage=True), streamed(*DELTAS)
+    heads = {(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks}
 
-    assert {(answer.id, answer.created, "org/m")} == heads
-    assert answer.id != other.id
+    assert 1 == len(heads)
+    assert "org/m" == chunks[0]["model"]
+    assert chunks[0]["id"] != other["id"]

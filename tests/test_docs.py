@@ -14,6 +14,8 @@ from conformance.reports import comparison
 from service import contracts
 from service.errors import ServiceError
 from service.settings import OPTIONS
+from tests.clients import table
+from tests.clients.roster import CLIENTS
 from tests.live import ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -74,7 +76,7 @@ def test_errors_table_is_the_code_s() -> None:
 
 def test_routes_table_is_the_contract_s() -> None:
     """Each route of the OpenAPI document is in the README, and no other."""
-    told = set(re.findall(r"^\| `(GET|POST) (\S+)` \|", README, re.MULTILINE))
+    told = set(re.findall(r"^\| `(GET|POST|DELETE) (\S+)` \|", README, re.MULTILINE))
     described = {
         (method.upper(), path)
         for path, item in contracts.openapi()["paths"].items()
@@ -146,3 +148,11 @@ def test_matrix_of_servers_is_what_their_reports_say() -> None:
     reports = [compare.read(path) for path in sorted((ROOT / "conformance/servers").glob("*.json"))]
 
     assert f"<!-- servers -->\n{comparison.markdown(reports)}<!-- /servers -->" in README
+
+
+def test_table_of_clients_is_what_they_saw() -> None:
+    """The README's table is drawn from the results of the last runs, which every client has."""
+    results = table.read()
+
+    assert list(results) == [client.name for client in CLIENTS]
+    assert f"<!-- clients -->\n{table.markdown(results)}<!-- /clients -->" in README

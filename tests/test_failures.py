@@ -45,7 +45,8 @@ def ask(method: str, path: str, accept: str | None = None) -> httpx.Response:
     async def scenario() -> httpx.Response:
         app: Any = App()
         failures.install(app)
-        app.add_route("/faulty", Faulty())
+        for route in ("/faulty", "/v1/messages", "/v1/messages/count_tokens"):
+            app.add_route(route, Faulty())
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             request = client.build_request(method, path)
@@ -121,3 +122,42 @@ def test_param_is_told() -> None:
 def test_retry_after_when_it_makes_sense(method: str, expected: str | None) -> None:
     """The header stands where the error knows a time, and only there."""
     assert expected == ask(method, "/faulty").headers.get("Retry-After")
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "kind", "code"),
+    [
+        ("GET", 500, "api_error", "internal_error"),
+        ("POST", 400, "invalid_request_error", "unsupported_parameter"),
+        ("PUT", 429, "rate_limit_error", "queue_full"),
+        ("DELETE", 503, "overloaded_error", "model_not_ready"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+def test_failure_where_anthropic_s_clients_ask(
+    path: str, method: str, status: int, kind: str, code: str
+) -> None:
+    """Under their routes the envelope is theirs, with our param and code in it."""
+    answer = ask(method, path)
+    contracts.check("messages-error", answer.json())
+    error = answer.json()["error"]
+
+    assert (status, kind, code) == (answer.status_code, error["type"], error["code"])
+    assert "s3cret" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "contract"),
+    [
+        ("/v1/messages/nothing", "messages-error"),
+        ("/v1/messages/", "messages-error"),
+        ("/v1/messagess", "error"),
+        ("/v1", "error"),
+    ],
+)
+def test_unknown_route_has_the_envelope_of_its_neighbours(path: str, contract: str) -> None:
+    """What begins like Anthropic's routes is answered as they are, and nothing else is."""
+    answer = ask("GET", path)
+
+    assert 404 == answer.status_code
+    contracts.check(contract, answer.json())

@@ -518,8 +518,14 @@ def real() -> Contracts:
 
 def as_request(name: str, node: Any) -> Contracts:
     """Return contracts in which a request leads to that schema, and to those that it refers to."""
-    names = {reference.partition(SUFFIX)[0] for reference in refs(node) if SUFFIX in reference}
-    needed = {needed: real().schemas[needed] for needed in names}
+    needed: dict[str, Any] = {}
+    wanted = [node]
+    while wanted:
+        for reference in refs(wanted.pop()):
+            other, suffix, _ = reference.partition(SUFFIX)
+            if suffix and other not in needed:
+                needed[other] = real().schemas[other]
+                wanted.append(needed[other])
     return Contracts(FIRST, document({"$ref": name + SUFFIX}), {**needed, name: node})
 
 

@@ -112,6 +112,33 @@ def test_route_when_the_key_is_wrong(authorization: str | bytes) -> None:
     assert KEY not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"x-api-key": KEY}, 200),
+        ({"X-API-Key": KEY, "Authorization": "Bearer wrong"}, 200),
+        ({"x-api-key": "wrong", "Authorization": f"Bearer {KEY}"}, 200),
+        ({"x-api-key": KEY, "Authorization": ""}, 200),
+        ({"x-api-key": ""}, 401),
+        ({"x-api-key": "wrong"}, 401),
+        ({"x-api-key": f"Bearer {KEY}"}, 401),
+        ({"x-api-key": b"k\xe9y-1"}, 401),
+        ({"x-api-key": "wrong", "Authorization": f"Basic {KEY}"}, 401),
+    ],
+)
+def test_route_when_the_key_is_in_a_header_of_its_own(
+    headers: dict[str, str | bytes], status: int
+) -> None:
+    """Anthropic's clients send it bare, in a header of its own; either place will do."""
+    answer = ask("POST", "/v1/messages", headers, key=KEY)
+
+    assert status == answer.status_code
+    if status == 401:
+        contracts.check("messages-error", answer.json())
+        assert "authentication_error" == answer.json()["error"]["type"]
+        assert KEY not in answer.text
+
+
 @pytest.mark.parametrize("authorization", [None, "Bearer anything"])
 def test_route_when_no_key_is_set(authorization: str | None) -> None:
     """Without a configured key everyone may come, also with one."""
@@ -136,8 +163,9 @@ def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(guard, "hmac", Spy)
     for authorization in ("Bearer wrong", "Bearer k"):
         ask("GET", "/v1/models", {"Authorization": authorization}, key="k")
+    ask("GET", "/v1/models", {"Authorization": "Bearer k", "x-api-key": "wrong"}, key="k")
 
-    assert [(b"wrong", b"k"), (b"k", b"k")] == compared
+    assert [(b"wrong", b"k"), (b"k", b"k"), (b"k", b"k"), (b"wrong", b"k")] == compared
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])

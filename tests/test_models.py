@@ -1,5 +1,7 @@
 """Cards into the entries that clients discover."""
 
+from typing import Any
+
 import pytest
 
 from service import contracts
@@ -13,7 +15,11 @@ CARD = ModelCard(
     context_length=8192,
     created=1_700_000_000,
     quantization_bits=4,
+    knows_tools=True,
+    knows_thinking=True,
 )
+WRITING = {"local", "completions", "tokenize"}
+CHATTING = WRITING | {"chat", "json_schema", "logprobs", "responses", "messages"}
 
 
 def test_entry_has_all_nine_fields() -> None:
@@ -26,27 +32,31 @@ def test_entry_has_all_nine_fields() -> None:
         "description": "A model.",
         "context_length": 8192,
         "family": "gemma",
-        "tags": ["local", "chat", "quantized"],
+        "tags": [
+            "local", "chat", "tools", "json_schema", "logprobs", "completions", "responses", "messages",
+            "tokenize", "reasoning", "quantized",
+        ],
         "tier": "3A",
-    }
+    }  # fmt: skip
 
     assert expected == models.entry(CARD)
     contracts.check("model", models.entry(CARD))
 
 
 @pytest.mark.parametrize(
-    ("has_chat_template", "bits", "tags"),
+    ("change", "tags"),
     [
-        (True, None, {"local", "chat"}),
-        (False, None, {"local"}),
-        (False, 8, {"local", "quantized"}),
+        ({}, CHATTING),
+        ({"knows_tools": True}, CHATTING | {"tools"}),
+        ({"knows_thinking": True}, CHATTING | {"reasoning"}),
+        ({"has_chat_template": False}, WRITING),
+        ({"has_chat_template": False, "knows_tools": True, "knows_thinking": True}, WRITING),
+        ({"has_chat_template": False, "quantization_bits": 8}, WRITING | {"quantized"}),
     ],
 )
-def test_tags_say_what_holds(has_chat_template: bool, bits: int | None, tags: set[str]) -> None:
-    """A tag stands there when it is true and not otherwise."""
-    card = ModelCard(
-        "m", "llama", "x", 1, 1, quantization_bits=bits, has_chat_template=has_chat_template
-    )
+def test_tags_say_what_holds(change: dict[str, Any], tags: set[str]) -> None:
+    """A tag stands there when it is true and not otherwise; most are about chats."""
+    card = ModelCard("m", "llama", "x", 1, 1, **change)
 
     assert tags == set(models.entry(card)["tags"])
 

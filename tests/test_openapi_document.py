@@ -24,6 +24,30 @@ STATUSES = {
     "POST /v1/chat/completions": {
         "200", "400", "401", "404", "408", "413", "414", "415", "429", "500", "503",
     },
+    "POST /v1/responses": {
+        "200", "400", "401", "404", "408", "413", "414", "415", "429", "500", "503",
+    },
+    "POST /v1/responses/input_tokens": {
+        "200", "400", "401", "404", "408", "413", "414", "415", "500", "503",
+    },
+    "GET /v1/responses/{response_id}": {"200", "401", "404", "414"},
+    "DELETE /v1/responses/{response_id}": {"200", "401", "404", "414"},
+    "GET /v1/responses/{response_id}/input_items": {"200", "400", "401", "404", "414"},
+    "POST /v1/responses/{response_id}/cancel": {
+        "200", "400", "401", "404", "408", "413", "414", "415",
+    },
+    "POST /v1/completions": {
+        "200", "400", "401", "404", "408", "413", "414", "415", "429", "500", "503",
+    },
+    "POST /v1/tokenize": {"200", "400", "401", "404", "408", "413", "414", "415", "500", "503"},
+    "POST /v1/detokenize": {"200", "400", "401", "404", "408", "413", "414", "415", "500", "503"},
+    "POST /v1/estimate": {"200", "400", "401", "404", "408", "413", "414", "415", "500", "503"},
+    "POST /v1/messages": {
+        "200", "400", "401", "404", "408", "413", "414", "415", "429", "500", "503",
+    },
+    "POST /v1/messages/count_tokens": {
+        "200", "400", "401", "404", "408", "413", "414", "415", "500", "503",
+    },
     "GET /openapi.json": {"200", "401"},
 }  # fmt: skip
 PROBES = {"GET /health", "GET /livez", "GET /readyz"}
@@ -189,7 +213,7 @@ def test_key_is_optional_but_never_for_probes(name: str) -> None:
     """Probes ask for no key; the others can answer 401, and are open where no key is set."""
     security = OPERATIONS[name].get("security", DOCUMENT["security"])
 
-    assert security == ([] if name in PROBES else [{}, {"bearer": []}])
+    assert security == ([] if name in PROBES else [{}, {"bearer": []}, {"key": []}])
     assert ("401" in OPERATIONS[name]["responses"]) == (name not in PROBES)
 
 
@@ -205,11 +229,12 @@ def test_response_has_both_headers(name: str, status: str, response: Any) -> Non
 
 @pytest.mark.parametrize(("name", "status", "response"), RESPONSES)
 def test_error_has_the_envelope(name: str, status: str, response: Any) -> None:
-    """Every error has the error body, but for the two reports that are no errors."""
+    """Every error has the error body of its interface, but for the two reports that are no errors."""
     schema = response["content"].get("application/json", {}).get("schema")
     is_error = int(status) >= 400 and (name, status) not in REPORTS
+    body = "messages-error.schema.json" if "/v1/messages" in name else "error.schema.json"
 
-    assert (schema == {"$ref": "error.schema.json"}) == is_error
+    assert (schema == {"$ref": body}) == is_error
 
 
 @pytest.mark.parametrize(("name", "status", "response"), RESPONSES)

@@ -12,7 +12,12 @@ from service.protocol import (
     Accepted,
     Cancel,
     Cancelled,
+    Candidate,
+    Chat,
+    Constraint,
     Delta,
+    Detokenize,
+    Detokenized,
     Failed,
     FrameSplitter,
     FromEngine,
@@ -24,9 +29,16 @@ from service.protocol import (
     ModelCard,
     Rejected,
     Sampling,
+    Spent,
     Step,
     Submit,
+    Text,
     ToEngine,
+    Tokenize,
+    Tokenized,
+    TokenLogprob,
+    Tokens,
+    Tool,
     ToolCall,
     Turn,
     WarmedUp,
@@ -35,26 +47,62 @@ from service.protocol import (
     to_engine_decoder,
 )
 
-FULL_JOB = Job(
+FULL_CHAT = Chat(
     turns=(
         Turn("system", "Be short."),
         Turn("user", "line\u2028\x00 \U0001f600", name="ann"),
         Turn("assistant", None, tool_calls=(ToolCall("c1", "add", '{"a": 1}'),)),
         Turn("tool", "3", tool_call_id="c1"),
     ),
-    sampling=Sampling(temperature=0.0, top_p=1.0, top_k=0, min_p=0.5, seed=2**63 - 1),
+    tools=(Tool("now"), Tool("add", "Adds.", '{"type": "object"}', strict=True)),
+    thinking=False,
+    template_options='{"x": [1, null]}',
+)
+FULL_JOB = Job(
+    prompt=FULL_CHAT,
+    sampling=Sampling(
+        temperature=0.0, top_p=1.0, top_k=0, min_p=0.5, seed=2**63 - 1, frequency_penalty=-2.0,
+        presence_penalty=0.5, repetition_penalty=1.1, logit_bias=((5, -100.0), (2**33, 0.5)),
+    ),
     max_tokens=7,
     stop=("\n", "END"),
     ignore_eos=True,
+    top_logprobs=20,
+    constraint=Constraint("regex", "[0-9]+", "guided_regex"),
+    must_call=("add",),
+    parallel_tool_calls=False,
+    echo=True,
+)  # fmt: skip
+FULL_DELTA = Delta(
+    ticket=4,
+    text="a",
+    n_completion_tokens=9,
+    finish_reason="tool_calls",
+    reasoning="hm",
+    n_reasoning_tokens=2,
+    tool_calls=(ToolCall("c1", "add", "{}"),),
+    logprobs=(
+        TokenLogprob(
+            Candidate(5, b"a", -0.5), (Candidate(5, b"a", -0.5), Candidate(6, b"\xff", -1.0))
+        ),
+        TokenLogprob(Candidate(7, b"", None), ()),
+    ),
+    spent=Spent(3, 0.1, 0.25, 1.5),
 )
 CARD = ModelCard("a/b", "gemma", "A model.", 8192, 1_700_000_000, 4, True, True, False)
 
 TO_ENGINE: list[ToEngine] = [
     Load(None, None, 8, True, "INFO"),
     Load("org/model", 4096, 1, False, "DEBUG"),
-    Submit(1, Job((Turn("user", ""),))),
+    Submit(1, Job(Chat((Turn("user", ""),)))),
+    Submit(2, Job(Text("Once\x00"), max_tokens=0)),
+    Submit(3, Job(Tokens((0, 1, 2**31)))),
     Submit(2**40, FULL_JOB),
     Cancel(3),
+    Tokenize(5, FULL_CHAT),
+    Tokenize(5, Text("")),
+    Detokenize(6, (5, 7)),
+    Detokenize(6, ()),
 ]
 FROM_ENGINE: list[FromEngine] = [
     Loaded(CARD),
@@ -68,6 +116,9 @@ FROM_ENGINE: list[FromEngine] = [
     Failed(3),
     Step(()),
     Step((Delta(1, "a", 1), Delta(2, "", 9, "length"), Delta(3, "\n\ndata:", 2, "stop"))),
+    Step((FULL_DELTA,)),
+    Tokenized(5, (5, 7), (b"a", b"\xff")),
+    Detokenized(6, "a\ufffd"),
 ]
 
 
@@ -114,7 +165,7 @@ def test_message_in_the_wrong_direction() -> None:
 
 
 def test_finish_reason_when_unknown() -> None:
-    """Only the two finish reasons of the protocol decode."""
+    """Only the finish reasons of the protocol decode."""
     raw = msgspec.msgpack.encode(["Step", [[1, "x", 1, "error"]]])
 
     with pytest.raises(msgspec.ValidationError):

@@ -54,6 +54,31 @@ def test_event_is_one_line(text: str) -> None:
     assert {"text": text} == data_of(event)
 
 
+def test_event_with_a_name() -> None:
+    """Where an interface names its events, the name is the type of what they carry."""
+    event = sse.named_event({"type": "response.created", "text": "a\nb"})
+
+    assert b'event: response.created\ndata: {"type":"response.created","text":"a\\nb"}\n\n' == event
+
+
+def test_stream_in_another_interface() -> None:
+    """Its events are named, its errors are its own, and it needs no last word."""
+
+    async def scenario() -> list[bytes]:
+        events = sse.stream(
+            chunks([{"type": "a"}, None], EngineDied("gone")),
+            BROKEN.append,
+            encode=sse.named_event,
+            explain=lambda error: {"type": "error", "code": error.code},
+            end=b"",
+        )
+        return [piece async for piece in events]
+
+    error = sse.named_event({"type": "error", "code": "engine_died"})
+
+    assert [sse.named_event({"type": "a"}), b": ping\n\n", error] == asyncio.run(scenario())
+
+
 def test_stream_when_all_goes_well() -> None:
     """Each chunk is an event, and `[DONE]` comes once at the end."""
     assert [sse.event({"i": 1}), sse.event({"i": 2}), DONE] == streamed({"i": 1}, {"i": 2})

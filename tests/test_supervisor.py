@@ -30,7 +30,7 @@ from service.fleet import supervisor as module
 from service.fleet.lifecycle import Lifecycle, State
 from service.fleet.supervisor import Supervisor
 from service.fleet.ticket import Ticket
-from service.protocol import Job, Load, Sampling, Turn
+from service.protocol import Chat, Job, Load, Sampling, Text, Tokens, Turn
 from service.telemetry import Metrics
 
 FAKE = Path(__file__).parent / "fake_engine.py"
@@ -116,9 +116,9 @@ class House:
         """Return the value of a counter."""
         return self._metrics.registry.get_sample_value(f"tier3a_{name}_total")
 
-    def submit(self, text: str) -> Ticket:
-        """Send a job whose last turn is *text*."""
-        return self.supervisor.submit(Job((Turn("user", text),)))
+    def submit(self, *texts: str) -> Ticket:
+        """Send one job for each of *texts*, its last turn."""
+        return self.supervisor.submit([Job(Chat((Turn("user", text),))) for text in texts])
 
 
 def is_alive(pid: int) -> bool:
@@ -218,7 +218,7 @@ def test_job_when_answered(journal: Path) -> None:
     """Its deltas reach its ticket in order, and its tokens are counted."""
     house = House(journal)
 
-    async def scenario() -> tuple[int, list[str]]:
+    async def scenario() -> tuple[tuple[int, ...], list[str]]:
         async with running(house):
             await until_state(house, R)
             ticket = house.submit("one two three")
@@ -226,7 +226,7 @@ def test_job_when_answered(journal: Path) -> None:
             texts = [delta.text async for delta in ticket.deltas(LIMIT_S) if delta is not None]
             return n_prompt_tokens, texts
 
-    assert (3, ["one", "two", "three"]) == asyncio.run(scenario())
+    assert ((3,), ["one", "two", "three"]) == asyncio.run(scenario())
     assert (3, 3) == (house.metric("prompt_tokens"), house.metric("completion_tokens"))
 
 
@@ -238,12 +238,134 @@ def test_jobs_when_many_at_once(journal: Path) -> None:
         async with running(house):
             await until_state(house, R)
             tickets = [house.submit(f"a{i} b{i} c{i}") for i in range(50)]
-            assert 50 == len({ticket.number for ticket in tickets})
+            assert 50 == len({number for ticket in tickets for number in ticket.numbers})
             return await asyncio.gather(*map(outcome, tickets))
 
     expected = [([f"a{i}", f"b{i}", f"c{i}"], None) for i in range(50)]
 
     assert expected == asyncio.run(scenario())
+
+
+def test_jobs_of_one_request(journal: Path) -> None:
+    """Several answers to one request come on one ticket, each under its index."""
+    house = House(journal)
+
+    async def scenario() -> tuple[tuple[int, ...], list[tuple[int, str]]]:
+        async with running(house):
+            await until_state(house, R)
+            ticket = house.submit("a b", "c", "d e f")
+            lengths = await ticket.accepted()
+            found = [(ticket.index_of(d), d.text) async for d in ticket.deltas(LIMIT_S) if d]
+            assert {} == house.supervisor._tickets
+            return lengths, found
+
+    lengths, found = asyncio.run(scenario())
+
+    assert (2, 1, 3) == lengths
+    assert [(0, "a"), (0, "b"), (1, "c"), (2, "d"), (2, "e"), (2, "f")] == sorted(found)
+    assert (6, 6) == (house.metric("prompt_tokens"), house.metric("completion_tokens"))
+
+
+@pytest.mark.parametrize("bad", ["REJECT", "FAIL"])
+def test_jobs_of_one_request_when_one_goes_wrong(bad: str, journal: Path) -> None:
+    """The request has failed; closing it stops the others, and leaves nothing behind."""
+    house = House(journal)
+
+    async def scenario() -> None:
+        async with running(house):
+            await until_state(house, R)
+            ticket = house.submit("BEGIN", bad, "BEGIN")
+            _, error = await outcome(ticket)
+            assert isinstance(error, InvalidRequest if bad == "REJECT" else InternalError)
+            ticket.close()
+            ticket.close()
+            assert {} == house.supervisor._tickets
+            assert (["later"], None) == await outcome(house.submit("later"))
+
+    asyncio.run(scenario())
+
+    assert ["Cancel 1", "Cancel 3", "Submit 4"] == house.heard[5:]
+
+
+def test_questions_about_tokens(journal: Path) -> None:
+    """A prompt becomes tokens and tokens a text, beside jobs and each other."""
+    house = House(journal)
+
+    async def scenario() -> None:
+        async with running(house):
+            await until_state(house, R)
+            job = house.submit("fine")
+            hello, text, none = await asyncio.gather(
+                house.supervisor.tokenize(Text("hé")),
+                house.supervisor.detokenize((104, 195, 169)),
+                house.supervisor.tokenize(Tokens(())),
+            )
+            assert ((104, 195, 169), (b"h", b"\xc3", b"\xa9")) == (hello.ids, hello.pieces)
+            assert ("hé", ()) == (text, none.ids)
+            assert (["fine"], None) == await outcome(job)
+            assert {} == house.supervisor._questions
+
+    asyncio.run(scenario())
+
+
+def test_question_when_it_is_refused_or_breaks(journal: Path) -> None:
+    """The engine's refusal is the caller's error, its fault is ours; neither leaves anything behind."""
+    house = House(journal)
+
+    async def scenario() -> None:
+        async with running(house):
+            await until_state(house, R)
+            for text, error in (("REJECT", InvalidRequest), ("FAIL", InternalError)):
+                with pytest.raises(error):
+                    await house.supervisor.tokenize(Text(text))
+            assert {} == house.supervisor._questions
+            assert "ok" == await house.supervisor.detokenize((111, 107))
+
+    asyncio.run(scenario())
+
+
+def test_question_when_nobody_answers(journal: Path) -> None:
+    """A hung engine is found out by a question, too; whoever asked is told that it died."""
+    house = House(journal, stall_s=0.3)
+
+    async def scenario() -> None:
+        async with running(house):
+            await until_state(house, R)
+            with pytest.raises(EngineDied):
+                await asyncio.wait_for(house.supervisor.tokenize(Text("SILENT")), LIMIT_S)
+            assert {} == house.supervisor._questions
+
+    asyncio.run(scenario())
+
+
+def test_question_when_whoever_asked_is_gone(journal: Path) -> None:
+    """An answer that comes too late is nobody's, and breaks nothing."""
+    house = House(journal)
+
+    async def scenario() -> None:
+        async with running(house):
+            await until_state(house, R)
+            asking = asyncio.create_task(house.supervisor.tokenize(Text("a")))
+            await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait({asking})
+            assert {} == house.supervisor._questions
+            assert (["later"], None) == await outcome(house.submit("later"))
+
+    asyncio.run(scenario())
+
+
+def test_question_before_there_is_an_engine(journal: Path) -> None:
+    """Too early is told as such."""
+    house = House(journal, "slow-load")
+
+    async def scenario() -> None:
+        async with running(house):
+            await until_state(house, L)
+            with pytest.raises(ModelNotReady):
+                await house.supervisor.tokenize(Text("a"))
+
+    asyncio.run(scenario())
 
 
 def test_job_when_rejected(journal: Path) -> None:
@@ -489,7 +611,7 @@ def test_job_that_cannot_be_sent_leaves_no_ticket_behind(journal: Path) -> None:
         async with running(house):
             await until(lambda: house.model.state is State.READY)
             with pytest.raises(OverflowError):
-                house.supervisor.submit(Job((Turn("user", "x"),), Sampling(top_k=10**30)))
+                house.supervisor.submit([Job(Text("x"), Sampling(top_k=10**30))])
             assert {} == house.supervisor._tickets
 
     asyncio.run(scenario())

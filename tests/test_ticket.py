@@ -1,4 +1,4 @@
-"""One request's stream of events: in order, with signs of silence, and with an end."""
+"""One request's events: in order, with signs of silence, and with an end when all its jobs have one."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,11 +10,12 @@ from service.fleet.ticket import Ticket
 from service.protocol import Accepted, Delta
 
 DELTAS = [Delta(7, "a", 1), Delta(7, "", 2), Delta(7, "b", 3, "stop")]
+OTHERS = [Delta(8, "c", 1), Delta(8, "d", 2, "length")]
 
 
-def ticket(*events: Accepted | Delta | ServiceError) -> Ticket:
-    """Return a ticket to which *events* have come."""
-    made = Ticket(7, lambda _number: None)
+def ticket(*events: Accepted | Delta | ServiceError, n_jobs: int = 1) -> Ticket:
+    """Return a ticket of *n_jobs*, from number 7 on, to which *events* have come."""
+    made = Ticket(range(7, 7 + n_jobs), lambda _number: None)
     for event in events:
         made.put(event)
     return made
@@ -28,10 +29,31 @@ async def collect(of: Ticket, idle_s: float = 5.0) -> list[Delta | None]:
 def test_accepted_when_the_engine_takes_it() -> None:
     """The prompt's length comes first."""
 
-    async def scenario() -> int:
+    async def scenario() -> tuple[int, ...]:
         return await ticket(Accepted(7, 12), *DELTAS).accepted()
 
-    assert 12 == asyncio.run(scenario())
+    assert (12,) == asyncio.run(scenario())
+
+
+def test_accepted_when_there_are_several_jobs() -> None:
+    """All prompts' lengths, in the jobs' order; what the first says meanwhile is not lost."""
+
+    async def scenario() -> tuple[tuple[int, ...], list[Delta | None]]:
+        mine = ticket(Accepted(8, 20), *OTHERS, Accepted(7, 10), *DELTAS, n_jobs=2)
+        return await mine.accepted(), await collect(mine)
+
+    assert ((10, 20), [*OTHERS, *DELTAS]) == asyncio.run(scenario())
+
+
+def test_accepted_when_one_of_several_is_refused() -> None:
+    """One refusal is the whole request's, also behind what another has begun to say."""
+
+    async def scenario() -> None:
+        refused = InvalidRequest("too long")
+        await ticket(Accepted(7, 1), DELTAS[0], refused, n_jobs=2).accepted()
+
+    with pytest.raises(InvalidRequest):
+        asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(
@@ -61,6 +83,17 @@ def test_deltas_when_all_are_there() -> None:
         return await collect(ticket(*DELTAS, Delta(7, "late", 4)))
 
     assert DELTAS == asyncio.run(scenario())
+
+
+def test_deltas_of_several_jobs() -> None:
+    """They come as the engine sent them, until each job has its end; the index tells whose they are."""
+
+    async def scenario() -> list[tuple[int, str]]:
+        mixed = [DELTAS[0], OTHERS[0], *DELTAS[1:], OTHERS[1], Delta(8, "late", 3)]
+        mine = ticket(*mixed, n_jobs=2)
+        return [(mine.index_of(each), each.text) async for each in mine.deltas(5.0) if each]
+
+    assert [(0, "a"), (1, "c"), (0, ""), (0, "b"), (1, "d")] == asyncio.run(scenario())
 
 
 def test_deltas_when_they_come_one_by_one() -> None:
@@ -126,9 +159,9 @@ def test_deltas_when_something_breaks() -> None:
     assert ["a"] == asyncio.run(scenario())
 
 
-def test_close_gives_the_number_back() -> None:
-    """Whoever gave the ticket out hears which one is closed."""
+def test_close_gives_the_numbers_back() -> None:
+    """Whoever gave the ticket out hears which jobs are closed."""
     closed: list[int] = []
-    Ticket(7, closed.append).close()
+    Ticket(range(7, 10), closed.append).close()
 
-    assert [7] == closed
+    assert [7, 8, 9] == closed

@@ -82,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
         if asked.method != "HEAD":
             self.wfile.write(content)
         for data in reply.events or ():
-            self.send_piece(f"data: {data}\n\n".encode())
+            self.send_piece(reply.event(data).encode())
         if reply.events:
             self.wfile.write(b"0\r\n\r\n")
 

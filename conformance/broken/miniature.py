@@ -12,7 +12,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import Message
@@ -26,7 +26,6 @@ MODEL_ID = "miniature/gemma-3-clock"
 NAMES = {MODEL_ID, "gemma-3-clock", "gemma"}
 LOADING_S = 0.1
 WARMING_S = 0.1
-TOKEN_S = 0.002
 LEGAL_ID = re.compile(r"[!-~]{1,128}")
 N_PROMPT_TOKENS = 5
 CHAT = "/v1/chat/completions"
@@ -56,6 +55,11 @@ class Asked:
     request_id: str = ""
 
 
+def unnamed(data: str) -> str:
+    """Return a server-sent event that is nothing but its data."""
+    return f"data: {data}\n\n"
+
+
 @dataclass
 class Reply:
     """
@@ -64,12 +68,14 @@ class Reply:
     Attributes:
         body: JSON, text, or None for nothing.
         events: the data of server-sent events instead of a body.
+        event: makes an event of each.
     """
 
     status: int
     body: object = None
     headers: dict[str, str] = field(default_factory=dict)
     events: Iterator[str] | None = None
+    event: Callable[[str], str] = unnamed
 
 
 class Refused(Exception):
@@ -279,8 +285,12 @@ class Miniature:
     def words(self, asked: Asked, body: dict[str, Any]) -> Iterator[str]:
         """Yield the answer, token by token."""
         for _ in range(self.n_tokens(body)):
-            time.sleep(TOKEN_S)
+            self.tick()
             yield "word "
+
+    def tick(self) -> None:
+        """Take the time of one token."""
+        time.sleep(self.options["token_s"])
 
     def usage(self, n_tokens: int) -> dict[str, int]:
         """Return the three counts."""

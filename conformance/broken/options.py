@@ -1,4 +1,4 @@
-"""The miniature's options, by flag and by environment, as the integration guide names them."""
+"""The miniature's options, by flag and by environment: those of the integration guide, and its pace."""
 
 import argparse
 import os
@@ -92,6 +92,7 @@ OPTIONS = (
     Option("--queue-timeout", "QUEUE_TIMEOUT", "300", seconds),
     Option("--queue-size", "QUEUE_SIZE", "100", whole(0)),
     Option("--log-level", "LOG_LEVEL", "INFO", one_of(*LEVELS)),
+    Option("--token-s", "TOKEN_S", "0.002", seconds),
 )
 
 

@@ -7,12 +7,17 @@ from conformance.answers import Question
 from conformance.client import Exchange, Server
 from conformance.listener import HOST, Listener
 from conformance.questions.chat import STREAMED, chat
+from conformance.questions.completions import completion
 from conformance.questions.images import ASKING, picture, seeing
+from conformance.questions.messages import given_back as given_as_blocks
+from conformance.questions.messages import message
 from conformance.questions.responses import RESPONSES, STORED, response
 from conformance.questions.structured import closed, formed
+from conformance.questions.tokens import detokenizing
 from conformance.questions.tools import LAMP, given_back
 
 STOP = "7… 8"
+USE = {"type": "tool_use", "id": "call_a", "name": LAMP, "input": {"is_on": True}}
 NOBODY = f"http://{HOST}:9/"
 
 Ask = Callable[[Server], Exchange]
@@ -20,7 +25,8 @@ Ask = Callable[[Server], Exchange]
 
 def posted(server: Server, question: Question) -> Exchange:
     """Return the answer to a question."""
-    return server.post(question.path, {"model": server.model, **question.fields})
+    body = {"model": server.model, **question.fields}
+    return server.post(question.path, body, question.headers)
 
 
 def asking(question: Question) -> Ask:
@@ -68,6 +74,11 @@ SEQUELS: dict[str, Ask] = {
     "stop": asking(chat({"stop": STOP, "max_tokens": 20})),
     "stop in a list": asking(chat({"stop": ["never", STOP], "max_tokens": 20})),
     "stop in a stream": asking(chat({**STREAMED, "stop": STOP, "max_tokens": 20})),
+    "stop of a completion": asking(completion({"stop": STOP, "max_tokens": 20})),
+    "stop of its stream": asking(completion({**STREAMED, "stop": STOP, "max_tokens": 20})),
+    "stop of a message": asking(message({"stop_sequences": ["never", STOP], "max_tokens": 20})),
+    "use and its result": asking(given_as_blocks([USE], "on")),
+    "text of tokens": asking(detokenizing(list(STOP.encode()))),
     "result": result("on"),
     "result in a list": result([{"type": "text", "text": "on"}]),
     "recalled": recalling(STORED),

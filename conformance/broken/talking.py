@@ -10,13 +10,12 @@ import json
 import math
 import random
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from conformance.broken.forms import instance, is_schema
-from conformance.broken.miniature import TOKEN_S, Asked, Refused, Reply
+from conformance.broken.miniature import Asked, Refused, Reply
 from conformance.broken.rules import CHAT_RULES, Rule, broken_by
 from conformance.broken.seeing import Body, Seeing
 
@@ -27,17 +26,23 @@ Call = dict[str, Any]
 
 @dataclass
 class Said:
-    """What one choice says: its tokens, why it ends, and the calls that come instead of text."""
+    """
+    What one choice says: its tokens, why it ends, and the calls that come instead of text.
+
+    Attributes:
+        n_unsaid: tokens that were generated and aren't told.
+    """
 
     tokens: list[str]
     ending: str
     calls: list[Call] = field(default_factory=list)
+    n_unsaid: int = 0
 
     @property
     def n_tokens(self) -> int:
         """How many tokens it took."""
         arguments = (call["function"]["arguments"] for call in self.calls)
-        return len(self.tokens) + sum(len(pieces(each)) for each in arguments)
+        return len(self.tokens) + sum(len(pieces(each)) for each in arguments) + self.n_unsaid
 
 
 def pieces(text: str) -> list[str]:
@@ -91,8 +96,13 @@ class Talking(Seeing):
 
     def demand_supported(self, body: Body) -> None:
         """Refuse what would change the answer and isn't there."""
-        if body.get("audio") or "audio" in (body.get("modalities") or []):
-            raise Refused(400, "there is no sound", "unsupported_parameter", "audio")
+        for name in ("audio", "functions", "web_search_options"):
+            if body.get(name) is not None:
+                self.refuse_unsupported(name)
+
+    def refuse_unsupported(self, name: str) -> None:
+        """Refuse a parameter, whatever its value."""
+        raise Refused(400, f"there is no {name} here", "unsupported_parameter", name)
 
     def demand_tools(self, body: Body) -> None:
         """Refuse tools that can't be called."""
@@ -128,7 +138,7 @@ class Talking(Seeing):
     def said(self, body: Body) -> Said:
         """Decide what a choice says; the same each time."""
         if calls := self.calls(body):
-            return Said([], "tool_calls", calls)
+            return self.within(Said([], "tool_calls", calls), self.n_tokens(body))
         if (form := self.form(body)) is not None:
             text = json.dumps(self.value(form), separators=(",", ":"))
             said = Said(pieces(text), "stop")
@@ -139,18 +149,33 @@ class Talking(Seeing):
 
     def n_tokens(self, body: Body) -> int:
         """Return how many ticks to count."""
-        return int(body.get("max_completion_tokens") or body.get("max_tokens") or N_UNBOUND)
+        bound = self.bound(body)
+        return N_UNBOUND if bound is None else bound
+
+    def bound(self, body: Body) -> int | None:
+        """Return how many tokens there may be; None where nothing says."""
+        given = (body.get(name) for name in ("max_completion_tokens", "max_tokens"))
+        return next((int(each) for each in given if each is not None), None)
 
     def end_of(self, body: Body) -> str:
         """Return why counting ends: it was cut, unless nothing bounds it."""
-        is_bound = body.get("max_completion_tokens") or body.get("max_tokens")
-        return "length" if is_bound else "stop"
+        return "stop" if self.bound(body) is None else "length"
+
+    def within(self, said: Said, n_tokens: int) -> Said:
+        """Return calls as they are, or nothing of them where they would be cut."""
+        return Said([], "length", n_unsaid=n_tokens) if said.n_tokens > n_tokens else said
 
     def ticks(self, body: Body) -> Iterator[str]:
-        """Yield numbers without end; in order, unless they are to be left to chance."""
+        """Yield numbers without end; in order, unless they are to be left to chance or a bias."""
         chance = random.Random(self.seed(body))
+        forced = self.forced_token(body)
         for number in itertools.count(1):
-            yield f"{chance.randrange(1000) if body.get('temperature') else number}… "
+            yield forced or f"{chance.randrange(1000) if body.get('temperature') else number}… "
+
+    def forced_token(self, body: Body) -> str:
+        """Return the token that a bias leaves as the only one; empty where there is none."""
+        biases = body.get("logit_bias") or {}
+        return next((f"{chr(int(key))} " for key, bias in biases.items() if bias == 100), "")
 
     def seed(self, body: Body) -> int:
         """Return where chance begins."""
@@ -237,7 +262,7 @@ class Talking(Seeing):
     def words(self, asked: Asked, body: Body) -> Iterator[str]:
         """Yield the answer, token by token."""
         for token in self.said(body).tokens:
-            time.sleep(TOKEN_S)
+            self.tick()
             yield token
 
     def usage_of(self, body: Body, n_choices: int) -> dict[str, int]:

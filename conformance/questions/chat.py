@@ -46,6 +46,9 @@ WRONG_FIELDS: dict[str, Fields] = {
     "top_p-above-1": {"top_p": 2},
     "max_tokens-negative": {"max_tokens": -1},
     "n-zero": {"n": 0},
+    "frequency_penalty-above-2": {"frequency_penalty": 3},
+    "logit_bias-above-100": {"logit_bias": {"7": 101}},
+    "logit_bias-no-token": {"logit_bias": {"seven": 1}},
     "stop-number": {"stop": 7},
     "stream-text": {"stream": "yes"},
     "messages-empty": {"messages": []},
@@ -65,6 +68,11 @@ CONVERSATIONS: dict[str, list[Fields]] = {
     "developer": [{"role": "developer", "content": "Be brief."}, *user(GREETING)],
     "turns": [*user(GREETING), {"role": "assistant", "content": "Yes?"}, *user(GREETING)],
     "list": user([{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]),
+    "answer-list": [
+        *user(GREETING),
+        {"role": "assistant", "content": [{"type": "text", "text": "Yes?"}]},
+        *user(GREETING),
+    ],
 }
 CONVERSED = {
     name: chat({"messages": messages, "max_tokens": BOUND})

@@ -1,8 +1,9 @@
 """What TOOLS asks. No argument can go on for ever, so that any model comes to an end of it."""
 
 from conformance.answers import GREETING, Question
-from conformance.questions.chat import HOW, N_WHOLE, STREAMED, Fields, chat, user
+from conformance.questions.chat import BOUND, HOW, N_WHOLE, STREAMED, Fields, chat, user
 
+N_CALL = 64  # room enough for a call that must not be made
 WEATHER = "get_weather"
 LAMP = "set_lamp"
 PARAMETERS: dict[str, Fields] = {
@@ -50,7 +51,8 @@ CALLED = {
     "streamed": calling("required", {**WHOLE, **STREAMED}),
 }
 CALLED_ONCE = calling("required", {**WHOLE, "parallel_tool_calls": False})
-UNCALLED = {how: calling("none", fields) for how, fields in HOW.items()}
+CUT = {how: calling("required", {"max_tokens": BOUND, **fields}) for how, fields in HOW.items()}
+UNCALLED = {how: calling("none", {"max_tokens": N_CALL, **fields}) for how, fields in HOW.items()}
 WRONG_CALLS = {
     "unknown-function": calling(the("no_such_function")),
     "no-tools": chat({"tool_choice": "required"}, "tools"),

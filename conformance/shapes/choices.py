@@ -1,5 +1,5 @@
 """
-The choices of an answer, the same whether it came whole or streamed.
+The choices of a chat or a completion, the same whether they came whole or streamed.
 
 A stream is put together as clients do it: by index, text after text, call after call. What isn't
 of the right type counts as not there; the shapes of OAI tell that.
@@ -19,12 +19,14 @@ class Choice:
 
     Attributes:
         finish_reason: empty where there is none.
+        reasoning: what was thought before the text.
         calls: the tool calls, each with `id`, `type` and `function`.
         entries: of `logprobs.content`; None where the choice has no such list.
     """
 
     text: str = ""
     finish_reason: str = ""
+    reasoning: str = ""
     calls: list[dict[str, Any]] = field(default_factory=list)
     entries: list[dict[str, Any]] | None = None
 
@@ -71,13 +73,19 @@ def choice_of(answer: Exchange) -> Choice:
 def add(choice: Choice, part: dict[str, Any]) -> None:
     """Add to *choice* what a whole choice or a chunk's choice says."""
     said = mapping(part.get("message", part.get("delta")))
-    choice.text += text(said.get("content"))
+    choice.text += text(said.get("content", part.get("text")))
+    choice.reasoning += thought(said)
     choice.finish_reason = text(part.get("finish_reason")) or choice.finish_reason
     entries = mapping(part.get("logprobs")).get("content")
     if isinstance(entries, list):
         choice.entries = (choice.entries or []) + mappings(entries)
     for call in mappings(said.get("tool_calls")):
         add_call(choice.calls, call)
+
+
+def thought(said: dict[str, Any]) -> str:
+    """Return the reasoning in a message or a delta, by either of its names."""
+    return text(said.get("reasoning_content")) or text(said.get("reasoning"))
 
 
 def add_call(calls: list[dict[str, Any]], call: dict[str, Any]) -> None:

@@ -14,8 +14,10 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -24,12 +26,16 @@ from service.catalog.card import UnfitModel
 from service.engine.batcher import Batcher
 from service.engine.channel import Channel
 from service.engine.load import LoadedModel, load
-from service.engine.text import Prompter, RefusedPrompt
+from service.engine.prompt import Prepared, Prompter, RefusedPrompt
+from service.engine.vocabulary import Vocabulary
 from service.engine.warmup import warm_up
 from service.protocol import (
     Accepted,
     Cancel,
     Cancelled,
+    Chat,
+    Detokenize,
+    Detokenized,
     Failed,
     Job,
     Load,
@@ -38,6 +44,8 @@ from service.protocol import (
     Rejected,
     Step,
     Submit,
+    Tokenize,
+    Tokenized,
     Turn,
     WarmedUp,
 )
@@ -47,11 +55,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Prompt:
-    """What the text worker made of a job; `ids` is None if it was refused."""
+    """What the text worker made of a job that came at `came_s`; `prepared` is None if it was refused."""
 
     ticket: int
     job: Job
-    ids: list[int] | None
+    came_s: float
+    prepared: Prepared | None
 
 
 def serve(channel: Channel, order: Load, leave: Callable[[int], None] = os._exit) -> None:
@@ -88,9 +97,11 @@ class Engine:
         for message in self._channel.messages():
             if isinstance(message, Submit):
                 self._preparing.add(message.ticket)
-                self._text_worker.submit(self._prepare, message)
+                self._text_worker.submit(self._prepare, message, time.monotonic())
             elif isinstance(message, Cancel):
                 self._inbox.put(message)
+            elif isinstance(message, Tokenize | Detokenize):
+                self._text_worker.submit(self._tell, message)
         self._leave(0)
 
     def run(self, loaded: LoadedModel, order: Load) -> None:
@@ -103,10 +114,10 @@ class Engine:
         logits = loaded.model(mx.array([[0]]))
         if not mx.isfinite(logits).all().item():
             raise UnfitModel("it computes no finite numbers; its weights are damaged")
-        n_logits = logits.shape[-1]
-        self._prompter = Prompter(loaded.tokenizer, loaded.card.context_length, n_logits)
+        vocabulary = Vocabulary(loaded.tokenizer, logits.shape[-1])
+        self._prompter = Prompter(loaded.tokenizer, loaded.card.context_length, vocabulary)
         prompt = self._first_prompt()
-        batcher = Batcher(loaded, n_logits, order.max_concurrency)
+        batcher = Batcher(loaded, vocabulary, order.max_concurrency)
         self._channel.send(Loaded(loaded.card))
         error = self._warm_up(batcher, prompt, order.max_concurrency) if order.warmup else None
         self._channel.send(WarmedUp(error))
@@ -118,7 +129,7 @@ class Engine:
     def _first_prompt(self) -> list[int]:
         """Return a prompt to warm up with; a template that hangs does so now, not on a request."""
         try:
-            return self._prompter.prompt(Job((Turn("user", "Hello"),)))
+            return self._prompter.ids(Chat((Turn("user", "Hello"),)))
         except RefusedPrompt as refused:
             _log.warning("no chat can be had with this model: %s", refused.message)
             return [0]
@@ -133,20 +144,36 @@ class Engine:
             return type(error).__name__
         return None
 
-    def _prepare(self, submitted: Submit) -> None:
-        """Turn a chat into token ids, on the text worker."""
-        ticket, job, ids = submitted.ticket, submitted.job, None
+    def _prepare(self, submitted: Submit, came_s: float) -> None:
+        """Make a prompt of a job, on the text worker."""
+        ticket, job, prepared = submitted.ticket, submitted.job, None
         if ticket not in self._cancelled:
-            try:
-                ids = self._prompter.prompt(job)
-                self._channel.send(Accepted(ticket, len(ids)))
-            except RefusedPrompt as refused:
-                answer = Rejected(ticket, refused.message, refused.param, refused.code)
-                self._channel.send(answer)
-            except Exception:
-                _log.exception("the prompt of ticket %d could not be made", ticket)
-                self._channel.send(Failed(ticket))
-        self._inbox.put(_Prompt(ticket, job, ids))
+            with self._blaming(ticket):
+                prepared = self._prompter.prepare(job)
+                self._channel.send(Accepted(ticket, len(prepared.ids)))
+        self._inbox.put(_Prompt(ticket, job, came_s, prepared))
+
+    def _tell(self, question: Tokenize | Detokenize) -> None:
+        """Answer a question about tokens, on the text worker."""
+        with self._blaming(question.ticket):
+            match question:
+                case Tokenize(ticket, prompt):
+                    ids = self._prompter.ids(prompt)
+                    answer = Tokenized(ticket, tuple(ids), self._prompter.pieces(ids))
+                    self._channel.send(answer)
+                case Detokenize(ticket, ids=given):
+                    self._channel.send(Detokenized(ticket, self._prompter.text(given)))
+
+    @contextmanager
+    def _blaming(self, ticket: int) -> Iterator[None]:
+        """Send what goes wrong with the prompt of *ticket*, and go on."""
+        try:
+            yield
+        except RefusedPrompt as refused:
+            self._channel.send(Rejected(ticket, refused.message, refused.param, refused.code))
+        except Exception:
+            _log.exception("the prompt of ticket %d could not be made", ticket)
+            self._channel.send(Failed(ticket))
 
     def _take(self, batcher: Batcher) -> None:
         """Take in all that came; wait for it if there is nothing to generate."""
@@ -165,10 +192,10 @@ class Engine:
 
     def _admit(self, batcher: Batcher, prompt: _Prompt) -> None:
         """Make a row of *prompt*, unless it was refused."""
-        if prompt.ids is None:
+        if prompt.prepared is None:
             return
         try:
-            batcher.add(prompt.ticket, prompt.ids, prompt.job)
+            batcher.add(prompt.ticket, prompt.prepared, prompt.job, prompt.came_s)
         except Exception:
             _log.exception("ticket %d could not become a row", prompt.ticket)
             self._channel.send(Failed(prompt.ticket))
@@ -177,6 +204,9 @@ class Engine:
         """Advance every row; what breaks here costs the rows of this batch, never the process."""
         try:
             self._channel.send(Step(batcher.step()))
+            for ticket, param in batcher.broken:
+                message = "The form of the answer is too complex to be followed."
+                self._channel.send(Rejected(ticket, message, param, "invalid_grammar"))
         except Exception:
             tickets = batcher.tickets
             _log.exception("a step failed for tickets %s", tickets)

@@ -8,7 +8,8 @@ then for as many rows as may generate at once; greedy and drawn.
 from __future__ import annotations
 
 from service.engine.batcher import Batcher
-from service.protocol import Job, Sampling
+from service.engine.prompt import Prepared
+from service.protocol import Job, Sampling, Tokens
 
 N_TOKENS = 4
 _TICKETS = -1  # counted downwards: no client's ticket is negative
@@ -27,7 +28,8 @@ def warm_up(batcher: Batcher, prompt: list[int], max_rows: int) -> None:
         for i in range(n_rows):
             ticket = _TICKETS - i
             sampling = Sampling(temperature=0.0 if i % 2 == 0 else 1.0, top_p=0.9)
-            batcher.add(ticket, prompt, Job((), sampling, max_tokens=N_TOKENS))
+            job = Job(Tokens(tuple(prompt)), sampling, max_tokens=N_TOKENS)
+            batcher.add(ticket, Prepared(prompt), job)
             unfinished.add(ticket)
         while unfinished:
             deltas = batcher.step()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import os
 import signal
@@ -32,6 +31,8 @@ from service.protocol import (
     Cancel,
     Cancelled,
     Delta,
+    Detokenize,
+    Detokenized,
     Failed,
     FrameSplitter,
     FromEngine,
@@ -39,10 +40,13 @@ from service.protocol import (
     Load,
     Loaded,
     LoadFailed,
+    Prompt,
     Rejected,
     Step,
     Submit,
     ToEngine,
+    Tokenize,
+    Tokenized,
     WarmedUp,
     frame,
     from_engine_decoder,
@@ -89,8 +93,9 @@ class Supervisor:
         self._command = tuple(command)
         self._stall_s = stall_s
         self._pauses_s = pauses_s
-        self._numbers = itertools.count(1)
+        self._next_number = 1
         self._tickets: dict[int, Ticket] = {}
+        self._questions: dict[int, asyncio.Future[Tokenized | Detokenized]] = {}
         self._cancelled: set[int] = set()
         self._link: _Link | None = None
         self._is_idle = asyncio.Event()
@@ -102,20 +107,65 @@ class Supervisor:
         """Begin the first life; returns at once. Needs a running event loop."""
         self._keeper = asyncio.create_task(self._keep_alive(), name="supervisor")
 
-    def submit(self, job: Job) -> Ticket:
+    def submit(self, jobs: Sequence[Job]) -> Ticket:
         """
-        Send *job* to the engine; returns at once.
+        Send *jobs*, at least one, to the engine; returns at once.
 
         Raises:
             ModelNotReady: there is no engine that takes requests.
             ShuttingDown: the server is ending.
         """
+        link = self._open_link()
+        ticket = Ticket(self._take_numbers(len(jobs)), self._close_ticket)
+        for number, job in zip(ticket.numbers, jobs, strict=True):
+            link.send(Submit(number, job))
+            self._tickets[number] = ticket
+        return ticket
+
+    async def tokenize(self, prompt: Prompt) -> Tokenized:
+        """
+        Return the tokens of *prompt*; nothing is generated, so it needs no permit.
+
+        Raises:
+            ServiceError: as `submit`, or the model can't take this prompt.
+        """
+        answer = await self._ask(lambda number: Tokenize(number, prompt))
+        assert isinstance(answer, Tokenized), answer
+        return answer
+
+    async def detokenize(self, ids: tuple[int, ...]) -> str:
+        """
+        Return the text of token *ids*.
+
+        Raises:
+            ServiceError: as `submit`, or the model has no such tokens.
+        """
+        answer = await self._ask(lambda number: Detokenize(number, ids))
+        assert isinstance(answer, Detokenized), answer
+        return answer.text
+
+    async def _ask(
+        self, question: Callable[[int], Tokenize | Detokenize]
+    ) -> Tokenized | Detokenized:
+        link = self._open_link()
+        (number,) = self._take_numbers(1)
+        self._questions[number] = asyncio.get_running_loop().create_future()
+        try:
+            link.send(question(number))
+            return await self._questions[number]
+        finally:
+            del self._questions[number]
+
+    def _take_numbers(self, n: int) -> range:
+        """Return *n* numbers that were never used."""
+        first = self._next_number
+        self._next_number += n
+        return range(first, first + n)
+
+    def _open_link(self) -> _Link:
         if self._link is None or self.lifecycle.healthy_card is None:
             raise self.lifecycle.refusal()
-        ticket = Ticket(next(self._numbers), self._close_ticket)
-        self._link.send(Submit(ticket.number, job))
-        self._tickets[ticket.number] = ticket
-        return ticket
+        return self._link
 
     async def drain(self, deadline_s: float) -> None:
         """Take no more requests; let the running ones finish for *deadline_s* seconds, then fail them."""
@@ -125,9 +175,7 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(deadline_s):
                     await self._is_idle.wait()
-        self._fail_tickets(
-            ShuttingDown("The server is shutting down.", retry_after_s=RETRY_AFTER_S)
-        )
+        self._fail_all(ShuttingDown("The server is shutting down.", retry_after_s=RETRY_AFTER_S))
 
     async def stop(self) -> None:
         """End the engine process and wait until it is gone, about a second at most."""
@@ -143,9 +191,7 @@ class Supervisor:
             reason = await self._live()
             self._metrics.engine_deaths.inc()
             _log.error("The engine ended: %s", reason)
-            self._fail_tickets(
-                EngineDied("The engine process ended while it worked on the request.")
-            )
+            self._fail_all(EngineDied("The engine process ended while it worked on the request."))
             if self.lifecycle.state is State.DRAINING:
                 return
             self.lifecycle.failed(reason)
@@ -220,7 +266,10 @@ class Supervisor:
             if link.closed.done():
                 return link.fault
             owes_an_answer = (
-                self._tickets or self._cancelled or self.lifecycle.state is State.WARMING
+                self._tickets
+                or self._questions
+                or self._cancelled
+                or self.lifecycle.state is State.WARMING
             )
             if not owes_an_answer:
                 link.heard_s = time.monotonic()
@@ -236,12 +285,15 @@ class Supervisor:
                 self._metrics.prompt_tokens.inc(n_prompt_tokens)
                 if ticket := self._tickets.get(number):
                     ticket.put(message)
+            case Tokenized(number) | Detokenized(number):
+                if (question := self._questions.get(number)) and not question.done():
+                    question.set_result(message)
             case Rejected(number, text, param, code):
-                self._fail_ticket(number, InvalidRequest(text, param=param, code=code))
+                self._fail(number, InvalidRequest(text, param=param, code=code))
             case Cancelled(number):
                 self._cancelled.discard(number)
             case Failed(number):
-                self._fail_ticket(number, InternalError("The engine failed on this request."))
+                self._fail(number, InternalError("The engine failed on this request."))
             case Loaded(card):
                 if self.lifecycle.state is State.LOADING:
                     self._healthy_since_s = time.monotonic()
@@ -270,13 +322,15 @@ class Supervisor:
             self._is_idle.set()
         return ticket
 
-    def _fail_ticket(self, number: int, error: ServiceError) -> None:
+    def _fail(self, number: int, error: ServiceError) -> None:
         if ticket := self._forget(number):
             ticket.put(error)
+        elif (question := self._questions.get(number)) and not question.done():
+            question.set_exception(error)
 
-    def _fail_tickets(self, error: ServiceError) -> None:
-        for number in list(self._tickets):
-            self._fail_ticket(number, error)
+    def _fail_all(self, error: ServiceError) -> None:
+        for number in [*self._tickets, *self._questions]:
+            self._fail(number, error)
 
 
 class _Link(asyncio.Protocol):

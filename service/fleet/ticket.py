@@ -11,17 +11,21 @@ from service.protocol import Accepted, Delta
 
 class Ticket:
     """
-    What the engine says to one submitted job, in order: accepted once, then deltas, or an error.
+    What the engine says to the jobs of one request: each accepted once, then deltas, or an error.
 
     Its queue needs no bound of its own: it never holds more deltas than the context has tokens.
 
     Attributes:
-        number: the ticket's number in the protocol.
+        numbers: its jobs' numbers in the protocol, in the jobs' order.
+        waited_s: seconds that the request waited for its permit.
     """
 
-    def __init__(self, number: int, close: Callable[[int], None]) -> None:
-        self.number = number
+    def __init__(self, numbers: range, close: Callable[[int], None]) -> None:
+        self.numbers = numbers
+        self.waited_s = 0.0
         self._close = close
+        self._n_running = len(numbers)
+        self._early: list[Delta] = []
         self._events: asyncio.Queue[Accepted | Delta | ServiceError | None] = asyncio.Queue()
         self._n_put = 0
         self._reminder: asyncio.TimerHandle | None = None
@@ -31,32 +35,43 @@ class Ticket:
         self._n_put += 1
         self._events.put_nowait(event)
 
-    async def accepted(self) -> int:
+    def index_of(self, delta: Delta) -> int:
+        """Return which of the jobs *delta* belongs to, from 0 on."""
+        return self.numbers.index(delta.ticket)
+
+    async def accepted(self) -> tuple[int, ...]:
         """
-        Wait until the engine has templated and tokenized the prompt; return its length in tokens.
+        Wait until the engine has tokenized all prompts; return their lengths in tokens, in job order.
 
         Raises:
-            ServiceError: the engine rejected the job, died, or the server is ending.
+            ServiceError: the engine rejected a job, died, or the server is ending.
         """
-        event = await self._next()
-        assert isinstance(event, Accepted), event
-        return event.n_prompt_tokens
+        lengths: dict[int, int] = {}
+        while len(lengths) < len(self.numbers):
+            event = await self._next()
+            if isinstance(event, Accepted):
+                lengths[event.ticket] = event.n_prompt_tokens
+            elif event is not None:  # a job that was accepted before the others are
+                self._early.append(event)
+        return tuple(lengths[number] for number in self.numbers)
 
     async def deltas(self, idle_s: float) -> AsyncIterator[Delta | None]:
         """
-        Yield each delta as it comes, the last one with the finish reason; None after *idle_s* of silence.
+        Yield each delta as it comes, each job's last one with its finish reason.
+
+        Args:
+            idle_s: seconds of silence after which a None comes.
 
         Raises:
-            ServiceError: the job broke, the engine died, or the server is ending.
+            ServiceError: a job broke, the engine died, or the server is ending.
         """
         self._remind(idle_s, self._n_put)
         try:
-            while True:
-                delta = await self._next()
+            while self._n_running:
+                delta = self._early.pop(0) if self._early else await self._next()
                 assert not isinstance(delta, Accepted), delta
+                self._n_running -= delta is not None and delta.finish_reason is not None
                 yield delta
-                if delta is not None and delta.finish_reason is not None:
-                    return
         finally:
             if self._reminder is not None:
                 self._reminder.cancel()
@@ -69,8 +84,9 @@ class Ticket:
         self._reminder = loop.call_later(idle_s, self._remind, idle_s, self._n_put)
 
     def close(self) -> None:
-        """Give the ticket back; the engine is told to stop if it was not done. Idempotent."""
-        self._close(self.number)
+        """Give the ticket back; the engine is told to stop what was not done. Idempotent."""
+        for number in self.numbers:
+            self._close(number)
 
     async def _next(self) -> Accepted | Delta | None:
         event = await self._events.get()

@@ -9,6 +9,7 @@ import msgspec
 from service.errors import InvalidRequest
 
 MAX_DEPTH = 64
+MAX_STRINGS = 100_000
 
 _decoder = msgspec.json.Decoder()
 
@@ -18,9 +19,15 @@ def decode(raw: bytes) -> dict[str, Any]:
     Return the object in *raw*.
 
     Raises:
-        InvalidRequest: it is no strict JSON (`invalid_json`), nested too deep (`json_too_deep`), or not
-            an object (`invalid_type`).
+        InvalidRequest: it is no strict JSON (`invalid_json`), nested too deep (`json_too_deep`), has so
+            many keys that others would wait for it (`json_too_large`), or is not an object
+            (`invalid_type`).
     """
+    # Every key and every text begins with a quote that no backslash stands before.
+    if raw.count(b'"') - raw.count(b'\\"') > 2 * MAX_STRINGS:
+        raise InvalidRequest(
+            f"The body has over {MAX_STRINGS} keys and texts.", code="json_too_large"
+        )
     try:
         body = _decoder.decode(raw)
     except RecursionError:

@@ -1,5 +1,5 @@
 """
-`POST /v1/chat/completions`: the body into a job, deltas into chunks or one completion.
+`POST /v1/chat/completions`: the body into jobs, deltas into chunks or one completion.
 
 Pure translation: no I/O, no framework, no model. The body has passed its contract before it comes here.
 """
@@ -8,33 +8,25 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.errors import InvalidRequest, UnsupportedParameter
+from service.errors import InvalidRequest
+from service.openai import wishes
 from service.openai.body import decode
-from service.protocol import Delta, Job, Sampling, ToolCall, Turn
+from service.openai.logprobs import entry
+from service.openai.usage import Usage
+from service.protocol import Delta, Job, ModelCard, TokenLogprob, ToolCall, Turn
 
 MAX_MESSAGES = 4096
 
 # Documented fields that are not implemented, with the values at which they change nothing.
 NOT_IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
-    "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "logit_bias": ({},),
-    "logprobs": (False,),
     "modalities": (["text"],),
-    "n": (1,),
-    "presence_penalty": (0,),
-    "reasoning_effort": ("none",),
-    "repetition_penalty": (1,),
-    "response_format": ({"type": "text"},),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
@@ -46,57 +38,64 @@ class ChatRequest:
     What a chat request asks for.
 
     Attributes:
-        model: the name it gives, not resolved yet.
-        job: what the engine is to do.
+        jobs: one for each answer that it wants.
         is_stream: answer as server-sent events.
         include_usage: end the stream with a chunk that counts tokens.
     """
 
-    model: str
-    job: Job
+    jobs: tuple[Job, ...]
     is_stream: bool
     include_usage: bool
 
 
-def parse(body: dict[str, Any]) -> ChatRequest:
+def parse(body: dict[str, Any], card: ModelCard) -> ChatRequest:
     """
-    Read *body*, which has passed the contract `chat-request`.
+    Read *body*, which has passed the contract `chat-request`, for the model of *card*.
 
     Raises:
-        UnsupportedParameter: a documented field that is not implemented would change the answer.
-        InvalidRequest: over MAX_MESSAGES, content that is not text, or a tool call whose arguments are
-            no JSON object.
+        UnsupportedParameter: a documented field that is not implemented, or not by this model, would
+            change the answer.
+        InvalidRequest: over MAX_MESSAGES, content that is not text, a tool call whose arguments are no
+            JSON object, a demand for a tool that is not offered, or a form that can't be.
     """
-    for name, harmless in NOT_IMPLEMENTED.items():
-        value = body.get(name)
-        if value is not None and value not in harmless:
-            raise UnsupportedParameter(f"{name} is not supported by this server.", param=name)
-    if len(body["messages"]) > MAX_MESSAGES:
-        raise InvalidRequest(f"There are over {MAX_MESSAGES} messages.", param="messages")
-    stop = body.get("stop") or ()
+    wishes.refuse(body, NOT_IMPLEMENTED)
+    if body.get("top_logprobs") and not body.get("logprobs"):
+        raise InvalidRequest("top_logprobs needs logprobs to be true.", param="top_logprobs")
+    offered, must_call = wishes.chosen(_tool_choice(body), wishes.tools(body))
+    job = Job(
+        prompt=wishes.chat(turns(body["messages"]), offered, body, card),
+        sampling=wishes.sampling(body),
+        max_tokens=wishes.whole(body.get("max_completion_tokens") or body.get("max_tokens")),
+        stop=wishes.stops(body),
+        ignore_eos=bool(body.get("ignore_eos")),
+        top_logprobs=int(body.get("top_logprobs") or 0) if body.get("logprobs") else None,
+        constraint=wishes.constraint(body),
+        must_call=must_call,
+        parallel_tool_calls=body.get("parallel_tool_calls") is not False,
+    )
     return ChatRequest(
-        model=body["model"],
-        job=Job(
-            turns=tuple(_turn(message, i) for i, message in enumerate(body["messages"])),
-            sampling=Sampling(
-                temperature=body.get("temperature"),
-                top_p=body.get("top_p"),
-                top_k=_whole(body.get("top_k")),
-                min_p=body.get("min_p"),
-                seed=_whole(body.get("seed")),
-            ),
-            max_tokens=_whole(body.get("max_completion_tokens") or body.get("max_tokens")),
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
-            ignore_eos=bool(body.get("ignore_eos")),
-        ),
+        jobs=wishes.several(job, wishes.whole(body.get("n")) or 1),
         is_stream=bool(body.get("stream")),
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
     )
 
 
-def _whole(number: float | None) -> int | None:
-    """Return *number* as an int: to JSON Schema, 2.0 is an integer."""
-    return None if number is None else int(number)
+def _tool_choice(body: dict[str, Any]) -> str | None:
+    choice = body.get("tool_choice")
+    return f":{choice['function']['name']}" if isinstance(choice, dict) else choice
+
+
+def turns(messages: Sequence[dict[str, Any]]) -> tuple[Turn, ...]:
+    """
+    Return the turns of a chat in OpenAI's form.
+
+    Raises:
+        InvalidRequest: over MAX_MESSAGES, content that is not text, or a tool call whose arguments are
+            no JSON object.
+    """
+    if len(messages) > MAX_MESSAGES:
+        raise InvalidRequest(f"There are over {MAX_MESSAGES} messages.", param="messages")
+    return tuple(_turn(message, i) for i, message in enumerate(messages))
 
 
 def _turn(message: dict[str, Any], i: int) -> Turn:
@@ -118,82 +117,142 @@ def _text(content: str | list[dict[str, Any]] | None, where: str) -> str | None:
     if content is None or isinstance(content, str):
         return content
     for k, part in enumerate(content):
-        if part["type"] != "text":
+        if part["type"] not in {"text", "refusal"}:
             raise InvalidRequest(
                 "This model reads text only.", param=f"{where}.{k}.type", code="unsupported_content"
             )
-    return "".join(part["text"] for part in content)
+    return "".join(part[part["type"]] for part in content)
 
 
 def _tool_call(call: dict[str, Any], where: str) -> ToolCall:
     function = call["function"]
-    arguments = function["arguments"] or "{}"
+    where = f"{where}.function.arguments"
+    return ToolCall(call["id"], function["name"], arguments(function["arguments"], where))
+
+
+def arguments(text: str, where: str) -> str:
+    """
+    Return the arguments of a call that was made; none at all are an empty object.
+
+    Raises:
+        InvalidRequest: they are no JSON object; *where* is blamed.
+    """
     try:
-        decode(arguments.encode())
-    except InvalidRequest:
+        decode((text or "{}").encode())
+    except (InvalidRequest, UnicodeEncodeError):
         raise InvalidRequest(
-            "The arguments of a tool call must be a JSON object, written as a string.",
-            param=f"{where}.function.arguments",
+            "The arguments of a tool call must be a JSON object, written as a string.", param=where
         ) from None
-    return ToolCall(call["id"], function["name"], arguments)
+    return text or "{}"
 
 
 def _new_id() -> str:
     return f"chatcmpl-{secrets.token_hex(12)}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChatAnswer:
     """
-    One answer on its way out, whole or in chunks.
+    One request's answers on their way out, whole or in chunks.
 
     Attributes:
         model: id of the model that answers.
-        n_prompt_tokens: tokens of the templated prompt.
+        usage: what is counted, and brought up to date as deltas come by.
+        with_logprobs: each choice carries log-probabilities.
         include_usage: each chunk carries `usage`, null until the last.
     """
 
     model: str
-    n_prompt_tokens: int
+    usage: Usage
+    with_logprobs: bool = False
     include_usage: bool = False
     id: str = field(default_factory=_new_id)
     created: int = field(default_factory=lambda: int(time.time()))
+    _n_calls: dict[int, int] = field(default_factory=dict)
 
-    def completion(self, deltas: Sequence[Delta]) -> dict[str, Any]:
-        """Return the whole answer as one body; *deltas* are all of it, the last one finished."""
-        last = deltas[-1]
-        message = {"role": "assistant", "content": "".join(delta.text for delta in deltas)}
-        choice = {
-            "index": 0,
-            "message": message,
-            "finish_reason": last.finish_reason,
-            "logprobs": None,
+    def completion(self, answers: Sequence[Sequence[Delta]]) -> dict[str, Any]:
+        """Return the whole answer as one body; *answers* are each choice's deltas, all of them."""
+        for i, deltas in enumerate(answers):
+            self.usage.add(i, deltas[-1])
+        choices = [self._choice(i, deltas) for i, deltas in enumerate(answers)]
+        return self._head("chat.completion") | {"choices": choices} | self.usage.told()
+
+    def _choice(self, index: int, deltas: Sequence[Delta]) -> dict[str, Any]:
+        calls = [call for delta in deltas for call in delta.tool_calls]
+        content = "".join(delta.text for delta in deltas)
+        reasoning = "".join(delta.reasoning for delta in deltas)
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": None if calls and not content else content,
+            "refusal": None,
         }
-        return self._head("chat.completion") | {"choices": [choice], "usage": self._usage(last)}
+        if reasoning:
+            message |= _reasoning(reasoning)
+        if calls:
+            message["tool_calls"] = [_call(call) for call in calls]
+        return {
+            "index": index,
+            "message": message,
+            "finish_reason": deltas[-1].finish_reason,
+            "logprobs": self._logprobs(each for delta in deltas for each in delta.logprobs),
+        }
 
-    def opening(self) -> dict[str, Any]:
-        """Return the first chunk: the role, and no text yet."""
-        return self._chunk({"role": "assistant", "content": ""}, None)
+    def opening(self, index: int) -> dict[str, Any]:
+        """Return the first chunk of a choice: the role, and no text yet."""
+        return self._chunk(index, {"role": "assistant", "content": ""}, None)
 
-    def chunk(self, delta: Delta) -> dict[str, Any]:
-        """Return the chunk for *delta*."""
-        return self._chunk({"content": delta.text} if delta.text else {}, delta.finish_reason)
+    def chunk(self, index: int, delta: Delta) -> dict[str, Any]:
+        """Return the chunk for *delta*; the very last one of a stream tells the times, too."""
+        found: dict[str, Any] = {"content": delta.text} if delta.text else {}
+        if delta.reasoning:
+            found |= _reasoning(delta.reasoning)
+        if delta.tool_calls:
+            first = self._n_calls.get(index, 0)
+            self._n_calls[index] = first + len(delta.tool_calls)
+            found["tool_calls"] = [
+                {"index": i, **_call(call)} for i, call in enumerate(delta.tool_calls, first)
+            ]
+        chunk = self._chunk(index, found, delta.finish_reason, delta.logprobs)
+        if delta.finish_reason is None:
+            return chunk
+        self.usage.add(index, delta)
+        is_last = self.usage.is_complete and not self.include_usage
+        return chunk | {"timings": self.usage.timings()} if is_last else chunk
 
-    def closing(self, last: Delta) -> dict[str, Any]:
+    def closing(self) -> dict[str, Any]:
         """Return the chunk that counts tokens and has no choice; only for `include_usage`."""
-        return self._head("chat.completion.chunk") | {"choices": [], "usage": self._usage(last)}
+        return self._head("chat.completion.chunk") | {"choices": []} | self.usage.told()
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def _chunk(self, delta: dict[str, str], finish_reason: str | None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
+    def _chunk(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        finish_reason: str | None,
+        logprobs: Sequence[TokenLogprob] = (),
+    ) -> dict[str, Any]:
+        choice = {
+            "index": index,
+            "delta": delta,
+            "finish_reason": finish_reason,
+            "logprobs": self._logprobs(logprobs) if logprobs else None,
+        }
         chunk = self._head("chat.completion.chunk") | {"choices": [choice]}
         return chunk | {"usage": None} if self.include_usage else chunk
 
-    def _usage(self, last: Delta) -> dict[str, int]:
-        return {
-            "prompt_tokens": self.n_prompt_tokens,
-            "completion_tokens": last.n_completion_tokens,
-            "total_tokens": self.n_prompt_tokens + last.n_completion_tokens,
-        }
+    def _logprobs(self, tokens: Iterable[TokenLogprob]) -> dict[str, Any] | None:
+        if not self.with_logprobs:
+            return None
+        return {"content": [entry(each) for each in tokens], "refusal": None}
+
+
+def _reasoning(text: str) -> dict[str, str]:
+    """Return the two names under which clients look for thoughts."""
+    return {"reasoning_content": text, "reasoning": text}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}

@@ -33,9 +33,18 @@ def listing(cards: Sequence[ModelCard]) -> dict[str, Any]:
 
 def _tags(card: ModelCard) -> list[str]:
     """Return what a client can count on here; what the model alone could do is in its description."""
+    can_chat = card.has_chat_template
     tags = {
         "local": True,
-        "chat": card.has_chat_template,
+        "chat": can_chat,
+        "tools": can_chat and card.knows_tools,
+        "json_schema": can_chat,
+        "logprobs": can_chat,
+        "completions": True,
+        "responses": can_chat,
+        "messages": can_chat,
+        "tokenize": True,
+        "reasoning": can_chat and card.knows_thinking,
         "quantized": card.quantization_bits is not None,
     }
     return [tag for tag, holds in tags.items() if holds]

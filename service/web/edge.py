@@ -28,8 +28,8 @@ from service.errors import (
     ServiceError,
     ShuttingDown,
 )
-from service.openai.errors import envelope
 from service.telemetry import Metrics, request_id
+from service.web.failures import explained
 
 _log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class Exchange:
         """Answer with *error*, if nothing has been answered yet."""
         if self.status is not None:
             return
-        body = msgspec.json.encode(envelope(error))
+        body = msgspec.json.encode(explained(error, self.scope["path"]))
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode("ascii")),

@@ -1,4 +1,8 @@
-"""Errors into responses: one envelope for all of them, whatever the client says it accepts."""
+"""
+Errors into responses: one envelope for all of them, whatever the client says it accepts.
+
+Which one the path tells: Anthropic's clients look for theirs, everybody else for OpenAI's.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,14 @@ import falcon
 import msgspec
 from falcon.asgi import App, Request, Response
 
+from service.anthropic import errors as anthropic
 from service.errors import ClientError, InternalError, ServerError, ServiceError
 from service.openai.errors import envelope
+from service.telemetry import request_id
 
 _log = logging.getLogger(__name__)
+
+_MESSAGES = "/v1/messages"
 
 
 def install(app: App[Request, Response]) -> None:
@@ -20,6 +28,13 @@ def install(app: App[Request, Response]) -> None:
     app.add_error_handler(Exception, _on_bug)
     app.add_error_handler(falcon.HTTPError, _on_http_error)
     app.add_error_handler(ServiceError, _on_service_error)
+
+
+def explained(error: ServiceError, path: str) -> dict[str, Any]:
+    """Return the body that tells *error* to who asked for *path*."""
+    if path == _MESSAGES or path.startswith(f"{_MESSAGES}/"):
+        return anthropic.envelope(error, request_id.get())
+    return envelope(error)
 
 
 class _FrameworkError(ServiceError):
@@ -35,7 +50,7 @@ class _FrameworkError(ServiceError):
 
 async def _on_service_error(req: Request, resp: Response, error: ServiceError, params: Any) -> None:  # noqa: ARG001
     resp.status = error.status
-    resp.data = msgspec.json.encode(envelope(error))
+    resp.data = msgspec.json.encode(explained(error, req.path))
     resp.content_type = falcon.MEDIA_JSON
     if error.retry_after_s is not None:
         resp.set_header("Retry-After", str(error.retry_after_s))

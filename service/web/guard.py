@@ -59,10 +59,15 @@ class Guard:
 
     def _check_key(self, req: Request) -> None:
         assert self._key is not None
-        scheme, _, given = (req.get_header("Authorization") or "").partition(" ")
-        is_right = hmac.compare_digest(given.encode("latin-1", "replace"), self._key)
-        if scheme.lower() != "bearer" or not is_right:
-            raise Unauthorized("A valid API key is required, as a bearer token.")
+        scheme, _, token = (req.get_header("Authorization") or "").partition(" ")
+        given = [token if scheme.lower() == "bearer" else None, req.get_header("x-api-key")]
+        fits = [
+            hmac.compare_digest(key.encode("latin-1", "replace"), self._key)
+            for key in given
+            if key is not None
+        ]
+        if not any(fits):
+            raise Unauthorized("A valid API key is required, as a bearer token or as x-api-key.")
 
 
 def _check_media(req: Request) -> None:

@@ -9,19 +9,22 @@ from __future__ import annotations
 import sys
 import time
 
+import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, StopSequences
 
 from service.engine.load import load
-from service.engine.text import Prompter
-from service.protocol import Job, Load, Turn
+from service.engine.prompt import Prompter
+from service.engine.vocabulary import Vocabulary
+from service.protocol import Chat, Load, Turn
 from tests.benchmarks.load import N_TOKENS, PROMPTS
 
 
 def main() -> None:
     """Load the embedded model once, then generate for each line."""
     loaded = load(Load(None, None, max_concurrency=8, warmup=False, log_level="INFO"))
-    prompter = Prompter(loaded.tokenizer, loaded.card.context_length, 1 << 30)
-    prompts = [prompter.prompt(Job((Turn("user", text),))) for text in PROMPTS]
+    vocabulary = Vocabulary(loaded.tokenizer, loaded.model(mx.array([[0]])).shape[-1])
+    prompter = Prompter(loaded.tokenizer, loaded.card.context_length, vocabulary)
+    prompts = [prompter.ids(Chat((Turn("user", text),))) for text in PROMPTS]
     print("ready", flush=True)
     for line in sys.stdin:
         n = int(line)

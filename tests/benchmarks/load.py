@@ -19,7 +19,7 @@ LONG = (
 )
 PROMPTS = tuple(LONG[i % len(LONG)] for i in range(8))
 N_TOKENS = 128
-_USAGE = re.compile(rb'"completion_tokens":(\d+)')
+_USAGE = re.compile(rb'"completion_tokens": ?(\d+)')
 
 
 def body(prompt: str, n_tokens: int = N_TOKENS) -> dict[str, object]:
@@ -54,4 +54,9 @@ async def stream(port: int, request: dict[str, object]) -> int:
 
 async def streams(port: int, prompts: Sequence[str]) -> int:
     """Stream all *prompts* at once; return the tokens of all."""
-    return sum(await asyncio.gather(*(stream(port, body(prompt)) for prompt in prompts)))
+    return await send_all(port, [body(prompt) for prompt in prompts])
+
+
+async def send_all(port: int, requests: Sequence[dict[str, object]]) -> int:
+    """Send all *requests* at once; return the tokens of all."""
+    return sum(await asyncio.gather(*(stream(port, request) for request in requests)))

@@ -30,6 +30,20 @@ def test_correct_server_passes(profile: str, tmp_path: Path) -> None:
     }
 
 
+def test_missing_capability_does_not_apply(tmp_path: Path) -> None:
+    """What no model is tagged with isn't judged, even where another tag is there."""
+    path = tmp_path / "report"
+    command = miniature("tools-are-passed-over")
+    run = conformance(
+        *("--launch", command, "--profile", "openai", "-k", "TOOLS or MSG"),
+        *("--report-json", str(path)),
+    )
+    verdicts = {row["id"]: row["verdict"] for row in reported(run, path)["requirements"]}
+
+    assert {verdicts[name] for name in ("TOOLS-1", "MSG-6", "MSG-8")} == {"INAPPLICABLE"}
+    assert verdicts["MSG-1"] == "PASS"
+
+
 def test_wire_is_the_default(tmp_path: Path) -> None:
     """Nothing but a URL: the profile wire, and what needs more isn't counted as passed."""
     path = tmp_path / "report"

@@ -43,6 +43,7 @@ def test_events_are_read_as_the_standard_says() -> None:
     body = b": ping\n\ndata: one\r\n\r\nevent: x\ndata:two\ndata: lines \xe2\x80\xa8\n\ndata: cut\n"
 
     assert sse.data_of(body) == ["one", "two\nlines \u2028"]
+    assert [event.name for event in sse.events_of(body)] == ["", "x"]
 
 
 @pytest.mark.parametrize(

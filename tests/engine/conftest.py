@@ -7,8 +7,9 @@ import pytest
 
 from service.engine.batcher import Batcher
 from service.engine.load import LoadedModel, load
-from service.engine.text import Prompter
-from service.protocol import Delta, Job, Load, Sampling, Turn
+from service.engine.prompt import Prompter
+from service.engine.vocabulary import Vocabulary
+from service.protocol import Chat, Delta, Job, Load, Sampling, Turn
 
 
 @pytest.fixture(scope="session")
@@ -18,26 +19,27 @@ def loaded() -> LoadedModel:
 
 
 @pytest.fixture(scope="session")
-def n_logits(loaded: LoadedModel) -> int:
-    """The embedded model's logit width."""
-    return int(loaded.model(mx.array([[0]])).shape[-1])
+def vocabulary(loaded: LoadedModel) -> Vocabulary:
+    """The embedded model's tokens."""
+    return Vocabulary(loaded.tokenizer, loaded.model(mx.array([[0]])).shape[-1])
 
 
 @pytest.fixture(scope="session")
-def prompter(loaded: LoadedModel, n_logits: int) -> Prompter:
+def prompter(loaded: LoadedModel, vocabulary: Vocabulary) -> Prompter:
     """The embedded model's prompter."""
-    return Prompter(loaded.tokenizer, loaded.card.context_length, n_logits)
+    return Prompter(loaded.tokenizer, loaded.card.context_length, vocabulary)
 
 
 @pytest.fixture
-def batcher(loaded: LoadedModel, n_logits: int) -> Batcher:
+def batcher(loaded: LoadedModel, vocabulary: Vocabulary) -> Batcher:
     """An empty batch of four rows at most."""
-    return Batcher(loaded, n_logits, max_rows=4)
+    return Batcher(loaded, vocabulary, max_rows=4)
 
 
 def job(text: str = "Hello", **fields: object) -> Job:
     """Return a one-turn job, greedy unless *fields* say otherwise."""
-    return Job(**{"turns": (Turn("user", text),), "sampling": Sampling(temperature=0.0)} | fields)  # type: ignore[arg-type]
+    chat = Chat((Turn("user", text),))
+    return Job(**{"prompt": chat, "sampling": Sampling(temperature=0.0)} | fields)  # type: ignore[arg-type]
 
 
 def run(batcher: Batcher) -> dict[int, list[Delta]]:

@@ -7,9 +7,10 @@ import pytest
 
 from service.engine.batcher import Batcher
 from service.engine.load import LoadedModel
-from service.engine.text import Prompter
+from service.engine.prompt import Prompter
+from service.engine.vocabulary import Vocabulary
 from service.engine.warmup import warm_up
-from service.protocol import Delta, Job, Sampling
+from service.protocol import Chat, Delta, Job, Sampling, TokenLogprob, Tokens, Turn
 from tests.engine.conftest import job, run
 
 
@@ -23,10 +24,10 @@ def test_batch_answers_as_each_alone(batcher: Batcher, prompter: Prompter) -> No
     questions = ["Hello", "What does /health mean?", "Who are you? " * 60, "Which port?"]
     alone = []
     for question in questions:
-        batcher.add(1, prompter.prompt(job(question)), job(question, max_tokens=24))
+        batcher.add(1, prompter.prepare(job(question)), job(question, max_tokens=24))
         alone.append(text(run(batcher)[1]))
     for ticket, question in enumerate(questions):
-        batcher.add(ticket, prompter.prompt(job(question)), job(question, max_tokens=24))
+        batcher.add(ticket, prompter.prepare(job(question)), job(question, max_tokens=24))
     together = run(batcher)
 
     assert alone == [text(together[ticket]) for ticket in range(4)]
@@ -34,12 +35,12 @@ def test_batch_answers_as_each_alone(batcher: Batcher, prompter: Prompter) -> No
 
 def test_rows_that_join_later_do_not_disturb(batcher: Batcher, prompter: Prompter) -> None:
     """A row that comes while another decodes changes nothing for it."""
-    prompt = prompter.prompt(job())
+    prompt = prompter.prepare(job())
     batcher.add(1, prompt, job(max_tokens=20))
     alone = text(run(batcher)[1])
     batcher.add(1, prompt, job(max_tokens=20))
     first = [delta for _ in range(6) for delta in batcher.step()]
-    batcher.add(2, prompter.prompt(job("Which port?")), job(max_tokens=20))
+    batcher.add(2, prompter.prepare(job("Which port?")), job(max_tokens=20))
     rest = run(batcher)
 
     assert alone == text(first + rest[1])
@@ -47,7 +48,7 @@ def test_rows_that_join_later_do_not_disturb(batcher: Batcher, prompter: Prompte
 
 def test_finish_reason_and_count(batcher: Batcher, prompter: Prompter) -> None:
     """`length` after exactly so many tokens; `stop` at the end of the turn, which is not counted."""
-    prompt = prompter.prompt(job())
+    prompt = prompter.prepare(job())
     batcher.add(1, prompt, job(max_tokens=3))
     batcher.add(2, prompt, job())
     seen = run(batcher)
@@ -61,7 +62,7 @@ def test_finish_reason_and_count(batcher: Batcher, prompter: Prompter) -> None:
 
 def test_stop_text_frees_the_row_at_once(batcher: Batcher, prompter: Prompter) -> None:
     """The row is gone with its last delta, and so is its cache."""
-    prompt = prompter.prompt(job())
+    prompt = prompter.prepare(job())
     batcher.add(1, prompt, job())
     whole = text(run(batcher)[1])
     stop = whole[5:9]
@@ -80,12 +81,12 @@ def test_removed_row_is_gone_at_every_stage(
 ) -> None:
     """Waiting, prefilling or decoding: it brings nothing more, and its neighbour is as if alone."""
     long = job("tell me " * 500, ignore_eos=True)
-    batcher.add(1, prompter.prompt(long), long)
-    batcher.add(2, prompter.prompt(job()), job(max_tokens=20))
+    batcher.add(1, prompter.prepare(long), long)
+    batcher.add(2, prompter.prepare(job()), job(max_tokens=20))
     before = [delta for _ in range(n_steps) for delta in batcher.step()]
     batcher.remove(1)
     after = run(batcher)
-    batcher.add(3, prompter.prompt(job()), job(max_tokens=20))
+    batcher.add(3, prompter.prepare(job()), job(max_tokens=20))
     alone = run(batcher)[3]
 
     assert 1 not in after
@@ -93,17 +94,19 @@ def test_removed_row_is_gone_at_every_stage(
     assert batcher._generator.prompt_cache_nbytes == 0
 
 
-def test_context_ends_an_answer(loaded: LoadedModel, n_logits: int, prompter: Prompter) -> None:
+def test_context_ends_an_answer(
+    loaded: LoadedModel, vocabulary: Vocabulary, prompter: Prompter
+) -> None:
     """More tokens than the context has room for are never generated."""
     card = msgspec.structs.replace(loaded.card, context_length=48)
     short = LoadedModel(loaded.model, loaded.tokenizer, card, loaded.sampling)
-    batcher = Batcher(short, n_logits, max_rows=1)
-    prompt = prompter.prompt(job())
+    batcher = Batcher(short, vocabulary, max_rows=1)
+    prompt = prompter.prepare(job())
     batcher.add(1, prompt, job(ignore_eos=True, max_tokens=1000))
     last = run(batcher)[1][-1]
 
     assert last.finish_reason == "length"
-    assert len(prompt) + last.n_completion_tokens == 48
+    assert len(prompt.ids) + last.n_completion_tokens == 48
 
 
 def test_seeded_rows_repeat_in_any_company(batcher: Batcher, prompter: Prompter) -> None:
@@ -112,7 +115,7 @@ def test_seeded_rows_repeat_in_any_company(batcher: Batcher, prompter: Prompter)
     def drawn(seed: int) -> Job:
         return job(sampling=Sampling(temperature=2.0, seed=seed), max_tokens=32, ignore_eos=True)
 
-    prompt = prompter.prompt(job("zxqv 17 ][ blorp"))
+    prompt = prompter.prepare(job("zxqv 17 ][ blorp"))
     batcher.add(1, prompt, drawn(9))
     alone = text(run(batcher)[1])
     for ticket, seed in enumerate([1, 9, 2, 3]):
@@ -125,7 +128,7 @@ def test_seeded_rows_repeat_in_any_company(batcher: Batcher, prompter: Prompter)
 
 def test_warm_up_leaves_nothing_behind(batcher: Batcher, prompter: Prompter) -> None:
     """It runs real rows through the batcher, and the batch is empty again after it."""
-    warm_up(batcher, prompter.prompt(job()), 4)
+    warm_up(batcher, prompter.prepare(job()).ids, 4)
 
     assert batcher.tickets == []
 
@@ -141,4 +144,121 @@ def test_warm_up_fails_if_the_model_does(
     monkeypatch.setattr(Batcher, "step", broken)
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        warm_up(batcher, prompter.prompt(job()), 4)
+        warm_up(batcher, prompter.prepare(job()).ids, 4)
+
+
+def reported(deltas: list[Delta]) -> list[TokenLogprob]:
+    """Return the log-probabilities of a whole answer."""
+    return [each for delta in deltas for each in delta.logprobs]
+
+
+def test_logprobs_are_the_models_own(batcher: Batcher, prompter: Prompter) -> None:
+    """Greedy, each token is the likeliest; the numbers are the same amid neighbours, and drawn or not."""
+    wanted = job(max_tokens=8, top_logprobs=3)
+    prompt = prompter.prepare(wanted)
+    batcher.add(1, prompt, wanted)
+    alone = reported(run(batcher)[1])
+    batcher.add(1, prompt, job("Who are you?", max_tokens=8))
+    batcher.add(2, prompt, wanted)
+    batcher.add(3, prompt, job(max_tokens=4, top_logprobs=0, sampling=Sampling(temperature=1)))
+    together = run(batcher)
+
+    assert len(alone) == 8
+    assert all(each.chosen == each.top[0] and len(each.top) == 3 for each in alone)
+    assert b"".join(each.chosen.piece for each in alone).decode() == text(together[2])
+    assert [each.chosen.id for each in alone] == [each.chosen.id for each in reported(together[2])]
+    assert not reported(together[1])
+    assert all(each.top == () for each in reported(together[3]))
+
+
+def test_logprobs_of_a_stop_text_are_left_out(batcher: Batcher, prompter: Prompter) -> None:
+    """The tokens told are those of the text told."""
+    wanted = job(max_tokens=20, top_logprobs=0)
+    batcher.add(1, prompter.prepare(wanted), wanted)
+    whole = text(run(batcher)[1])
+    stopped = job(max_tokens=20, top_logprobs=0, stop=(whole[9:14],))
+    batcher.add(1, prompter.prepare(stopped), stopped)
+    deltas = run(batcher)[1]
+    told = b"".join(each.chosen.piece for each in reported(deltas)).decode()
+
+    assert text(deltas) == whole[: whole.index(whole[9:14])]
+    assert told.startswith(text(deltas))
+    assert len(told) < 14
+
+
+def test_echo_scores_the_prompt(batcher: Batcher, prompter: Prompter) -> None:
+    """A prompt's own tokens get what they get when they are generated after each other."""
+    wanted = job(max_tokens=6, top_logprobs=2)
+    prepared = prompter.prepare(wanted)
+    batcher.add(1, prepared, wanted)
+    generated = reported(run(batcher)[1])
+    ids = (*prepared.ids, *(each.chosen.id for each in generated))
+    echo = Job(Tokens(ids), Sampling(temperature=0), max_tokens=3, top_logprobs=2, echo=True)
+    plain = Job(Tokens(ids), Sampling(temperature=0), max_tokens=3)
+    batcher.add(1, prompter.prepare(echo), echo)
+    batcher.add(2, prompter.prepare(plain), plain)
+    seen = run(batcher)
+    scored = reported(seen[1])
+
+    assert [each.chosen.id for each in scored[: len(ids)]] == list(ids)
+    assert scored[0].chosen.logprob is None
+    for one, other in zip(scored[len(prepared.ids) :], generated, strict=False):
+        assert one.chosen.logprob == pytest.approx(other.chosen.logprob, abs=1e-3)
+        assert [each.id for each in one.top] == [each.id for each in other.top]
+    assert text(seen[1]).endswith(text(seen[2]))
+
+
+def test_echo_alone(batcher: Batcher, prompter: Prompter) -> None:
+    """No token is generated where none is wanted, and a prompt of one token has nothing to score."""
+    for ids in ((300, 301), (300,)):
+        echo = Job(Tokens(ids), max_tokens=0, top_logprobs=0, echo=True)
+        batcher.add(1, prompter.prepare(echo), echo)
+        (delta,) = run(batcher)[1]
+
+        assert (delta.finish_reason, delta.n_completion_tokens) == ("length", 0)
+        assert len(delta.logprobs) == len(ids)
+
+
+def test_bias_and_penalties_move_one_row_alone(batcher: Batcher, prompter: Prompter) -> None:
+    """A ban, a must, and a price for repeating; the neighbour answers as ever."""
+    plain = job(max_tokens=12)
+    prepared = prompter.prepare(plain)
+    batcher.add(1, prepared, job(max_tokens=12, top_logprobs=0))
+    before = run(batcher)[1]
+    first = reported(before)[0].chosen.id
+    wishes = [
+        Sampling(temperature=0.0),
+        Sampling(temperature=0.0, logit_bias=((first, -100.0),)),
+        Sampling(temperature=0.0, logit_bias=((300, 100.0),)),
+        Sampling(temperature=0.0, logit_bias=((300, 100.0),), frequency_penalty=2.0),
+    ]
+    for ticket, sampling in enumerate(wishes):
+        batcher.add(ticket, prepared, job(max_tokens=100, top_logprobs=0, sampling=sampling))
+    seen = {
+        ticket: [each.chosen.id for each in reported(deltas)]
+        for ticket, deltas in run(batcher).items()
+    }
+
+    assert seen[0][:12] == [each.chosen.id for each in reported(before)]
+    assert first not in seen[1][:1]
+    assert set(seen[2]) == {300}
+    assert 1 < len(set(seen[3]))
+    assert seen[3].count(300) > 40
+
+
+def test_repetition_penalty_counts_the_prompt(batcher: Batcher, prompter: Prompter) -> None:
+    """A token of the prompt is dear from the first step on; presence is paid once."""
+    ids = tuple(prompter.ids(Chat((Turn("user", "Hello"),))))
+    free = Job(Tokens(ids), Sampling(temperature=0), max_tokens=6, top_logprobs=0)
+    dear = Job(
+        Tokens(ids), Sampling(temperature=0, repetition_penalty=50), max_tokens=6, top_logprobs=0
+    )
+    batcher.add(1, prompter.prepare(free), free)
+    batcher.add(2, prompter.prepare(dear), dear)
+    seen = {
+        ticket: [each.chosen.id for each in reported(deltas)]
+        for ticket, deltas in run(batcher).items()
+    }
+
+    assert seen[1] != seen[2]
+    assert len(set(seen[2])) == 6

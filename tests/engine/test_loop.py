@@ -18,6 +18,7 @@ from service.protocol import (
     Accepted,
     Cancel,
     Cancelled,
+    Chat,
     Delta,
     FrameSplitter,
     FromEngine,
@@ -84,7 +85,7 @@ def test_life_of_an_engine() -> None:
             step = peer.hear()
             assert isinstance(step, Step)
             deltas += step.deltas
-        peer.say(Submit(2, job(turns=(Turn("narrator", "x"),))))
+        peer.say(Submit(2, job(prompt=Chat((Turn("narrator", "x"),)))))
         refused = peer.hear()
         peer.say(Submit(3, job(ignore_eos=True)), Cancel(3))
         heard = [peer.hear()]

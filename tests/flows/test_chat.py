@@ -10,10 +10,8 @@ import openai
 import pytest
 
 from service.contracts import check
+from tests.flows.chatting import CHAT, HELLO, ask, choice, chunks, completion, streamed, text
 from tests.live import LiveServer
-
-MESSAGES = [{"role": "user", "content": "Hello"}]
-CHAT = "/v1/chat/completions"
 
 
 @pytest.fixture
@@ -21,19 +19,6 @@ def sdk(server: LiveServer) -> Iterator[openai.OpenAI]:
     """The official client, as anyone would set it up."""
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         yield client
-
-
-def ask(client: httpx.Client, **fields: object) -> httpx.Response:
-    """Post a small chat with *fields* on top."""
-    body: dict[str, object] = {"model": "gemma", "messages": MESSAGES, "max_tokens": 16}
-    return client.post(CHAT, json=body | fields)
-
-
-def chunks(response: httpx.Response) -> list[dict[str, object]]:
-    """Return the chunks of a finished stream, its end checked."""
-    events = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
-    assert events[-1] == "[DONE]"
-    return [json.loads(event) for event in events[:-1] if not event.startswith(":")]
 
 
 def test_official_client_lists_chats_and_streams(sdk: openai.OpenAI) -> None:
@@ -77,12 +62,8 @@ def test_official_client_gets_typed_errors(sdk: openai.OpenAI) -> None:
 
 def test_answers_and_chunks_keep_their_contracts(client: httpx.Client) -> None:
     """Every body that comes back validates against its schema."""
-    whole = ask(client).json()
-    stream = chunks(ask(client, stream=True, stream_options={"include_usage": True}))
-
-    check("chat-completion", whole)
-    for chunk in stream:
-        check("chat-completion-chunk", chunk)
+    completion(client)
+    chunks(ask(client, stream=True, stream_options={"include_usage": True}))
     check("model-list", client.get("/v1/models").json())
     check("health", client.get("/health").json())
     check("readiness", client.get("/readyz").json())
@@ -92,7 +73,7 @@ def test_answers_and_chunks_keep_their_contracts(client: httpx.Client) -> None:
 def test_max_tokens_ends_with_length_and_exact_usage(client: httpx.Client) -> None:
     """Exactly so many tokens are counted, under either name of the field."""
     for field in ("max_tokens", "max_completion_tokens"):
-        body = ask(client, **{"max_tokens": None, field: 3}).json()
+        body = completion(client, **{"max_tokens": None, field: 3})
 
         assert body["choices"][0]["finish_reason"] == "length"
         assert body["usage"]["completion_tokens"] == 3
@@ -100,44 +81,49 @@ def test_max_tokens_ends_with_length_and_exact_usage(client: httpx.Client) -> No
 
 def test_end_of_turn_ends_with_stop(client: httpx.Client) -> None:
     """A whole answer ends by itself, and its last chunk says so."""
-    body = ask(client, max_tokens=None, temperature=0).json()
-    *_, last = chunks(ask(client, max_tokens=None, temperature=0, stream=True))
+    asked = {"max_tokens": None, "temperature": 0}
 
-    assert body["choices"][0]["finish_reason"] == "stop"
-    assert last["choices"][0]["finish_reason"] == "stop"  # type: ignore[index]
-
-
-def test_stop_text_is_not_part_of_the_answer_nor_leaks_into_a_stream(client: httpx.Client) -> None:
-    """The answer ends right before the stop text, however tokens cut it."""
-    plain = ask(client, temperature=0, max_tokens=None).json()["choices"][0]["message"]["content"]
-    middle = len(plain) // 2
-    stop = plain[middle : middle + 7]
-    wanted = plain[: plain.index(stop)]
-    whole = ask(client, temperature=0, max_tokens=None, stop=["never said", stop]).json()
-    stream = chunks(ask(client, temperature=0, max_tokens=None, stop=stop, stream=True))
-    streamed = "".join(c["choices"][0]["delta"].get("content", "") for c in stream)  # type: ignore[index]
-
-    assert whole["choices"][0]["message"]["content"] == wanted
-    assert whole["choices"][0]["finish_reason"] == "stop"
-    assert streamed == wanted
+    assert choice(client, **asked)["finish_reason"] == "stop"
+    assert streamed(client, **asked) == [choice(client, **asked)]
 
 
-def test_seed_repeats_an_answer_whatever_else_is_in_the_batch(client: httpx.Client) -> None:
-    """The same seed gives the same text alone and beside other requests; another seed another one."""
-    from concurrent.futures import ThreadPoolExecutor
+def test_first_chunk_has_the_role_and_only_the_last_a_reason(client: httpx.Client) -> None:
+    """Each answer of a stream opens with the role, and has one finish reason, in its last chunk."""
+    parts = [
+        part
+        for chunk in chunks(ask(client, stream=True, n=2, max_tokens=4))
+        for part in chunk["choices"]
+    ]
+    for index in (0, 1):
+        first, *others = [part for part in parts if part["index"] == index]
 
-    strange = [{"role": "user", "content": "zxqv 17 ][ blorp"}]
-    drawn = {"temperature": 2, "max_tokens": 48, "ignore_eos": True, "messages": strange}
+        assert first["delta"] == {"role": "assistant", "content": ""}
+        assert [part for part in others if "role" in part["delta"]] == []
+        assert [part["finish_reason"] for part in others[:-1]] == [None] * (len(others) - 1)
+        assert others[-1]["finish_reason"] == "length"
 
-    def text(seed: int) -> str:
-        return str(ask(client, seed=seed, **drawn).json()["choices"][0]["message"]["content"])
 
-    alone = text(7)
-    with ThreadPoolExecutor(6) as pool:
-        together = list(pool.map(text, [7, 1, 2, 7, 3, 4]))
+@pytest.mark.parametrize(
+    "said", ["\n\ndata: [DONE]\n\n", "\u2028\u2029\x85", "\x01\x1b[31m", 'event: x\r\n"\\', "é😀"]
+)
+def test_whatever_a_model_says_is_one_event(client: httpx.Client, said: str) -> None:
+    """Line breaks, control characters and what looks like our own marks stay inside of the JSON."""
+    asked = {"guided_choice": [said], "max_tokens": 60}
 
-    assert together[0] == together[3] == alone
-    assert len(set(together)) > 1
+    assert text(client, **asked) == said
+    assert streamed(client, **asked)[0]["message"]["content"] == said
+    for event in ask(client, stream=True, **asked).content.split(b"\n\n")[:-1]:
+        assert event.startswith(b"data: ")
+        assert b"\n" not in event
+        assert b"\r" not in event
+
+
+def test_template_options_reach_the_template(client: httpx.Client) -> None:
+    """What the template doesn't know is let through and changes nothing."""
+    options = {"enable_thinking": False, "style": ["a", None, {"b": "<end_of_turn>"}]}
+
+    assert text(client, temperature=0, chat_template_kwargs=options) == text(client, temperature=0)
+    assert text(client, temperature=0, reasoning_effort="none") == text(client, temperature=0)
 
 
 def test_second_turn_is_answered_with_the_first_in_mind(client: httpx.Client) -> None:
@@ -159,7 +145,7 @@ def test_guides_curl_works_as_printed(client: httpx.Client, server: LiveServer) 
     """A body sent with curl's default form type is read as the JSON it is, and the id comes back."""
     response = client.post(
         CHAT,
-        content=json.dumps({"model": "gemma", "messages": MESSAGES, "max_tokens": 4}),
+        content=json.dumps({"model": "gemma", "messages": HELLO, "max_tokens": 4}),
         headers={
             "X-Request-ID": "req-tier2-flow",
             "Content-Type": "application/x-www-form-urlencoded",

@@ -28,7 +28,6 @@ def test_kill_during_a_stream_costs_that_stream_and_nothing_else(tmp_path: Path)
             events = [line for line in lines if line.startswith("data: ")]
         down = server.wait_until("/health", 503, deadline_s=2).json()
         refused = http.post("/v1/chat/completions", json=LONG | {"stream": False})
-        reasons = http.get("/readyz").json()
         server.wait_until("/readyz", 200)
         answered = http.post("/v1/chat/completions", json=LONG | {"stream": False, "max_tokens": 4})
 
@@ -45,7 +44,7 @@ def test_kill_during_a_stream_costs_that_stream_and_nothing_else(tmp_path: Path)
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "model_not_ready"
         assert int(refused.headers["Retry-After"]) > 0
-        assert "SIGKILL" in reasons["models"][0]["reason"]
+        assert "The engine ended: its process was ended by SIGKILL" in server.log_text()
         assert answered.status_code == 200
         assert 'tier3a_streams_broken_total{code="engine_died"} 1.0' in http.get("/metrics").text
         assert server.process.poll() is None

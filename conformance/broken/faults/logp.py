@@ -10,7 +10,7 @@ from conformance.broken.rules import Rule, whole
 from conformance.broken.seeing import Body
 
 
-@breaks("LOGP-1", also={"LOGP-5"})
+@breaks("LOGP-1", also={"COMPL-8", "COMPL-9", "LOGP-5"})
 class LogprobsArePositive(Capable):
     def entry(self, token: str, rank: int) -> dict[str, Any]:
         found = super().entry(token, rank)
@@ -100,7 +100,7 @@ class EntriesComeUnasked(Capable):
         return super().logprobs(tokens, body | {"logprobs": True})
 
 
-@breaks("LOGP-7")
+@breaks("LOGP-7", also={"SHAPE-4"})
 class AnyNumberOfAlternatives(Capable):
     def rules(self) -> dict[str, Rule]:
         return super().rules() | {"top_logprobs": whole(0)}

@@ -29,6 +29,7 @@ class MessageWithoutRole(Miniature):
         "TOOLS-2",
         "TOOLS-3",
         "TOOLS-6",
+        "TOOLS-10",
     },
 )
 class FinishReasonIsError(Miniature):
@@ -78,7 +79,13 @@ class UsageInTheLastChoice(Miniature):
 @breaks(
     "OAI-2",
     also={
+        "COMPL-2",
+        "COMPL-3",
+        "COMPL-6",
         "LOGP-5",
+        "MSG-2",
+        "MSG-4",
+        "MSG-7",
         "PARAM-2",
         "PARAM-4",
         "PARAM-9",
@@ -88,6 +95,7 @@ class UsageInTheLastChoice(Miniature):
         "SHAPE-4",
         "TOOLS-3",
         "TOOLS-5",
+        "TOOLS-10",
     },
 )
 class StreamAsPlainText(Miniature):
@@ -105,17 +113,22 @@ class ChunksOfAnotherKind(Miniature):
 @breaks(
     "OAI-3",
     also={
+        "COMPL-4",
+        "COMPL-10",
+        "COMPL-11",
         "EMB-7",
         "EMB-8",
         "IMG-3",
         "IMG-4",
         "LOGP-7",
+        "MSG-9",
         "PARAM-5",
         "PARAM-7",
         "RESP-5",
         "RESP-10",
         "SCHEMA-5",
         "SCHEMA-6",
+        "TOK-4",
         "TOOLS-9",
     },
 )
@@ -135,6 +148,7 @@ class InvalidJsonIsOurFault(Miniature):
         "PARAM-5",
         "PARAM-6",
         "PARAM-7",
+        "PARAM-12",
         "SCHEMA-5",
         "SCHEMA-6",
         "SHAPE-6",

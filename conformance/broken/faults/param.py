@@ -13,7 +13,7 @@ from conformance.broken.seeing import Body
 from conformance.broken.talking import Call, Said
 
 
-@breaks("PARAM-1", also={"RESP-2"})
+@breaks("PARAM-1", also={"COMPL-5", "COMPL-9", "MSG-3", "RESP-2"})
 class OneTokenMore(Capable):
     def n_tokens(self, body: Body) -> int:
         return super().n_tokens(body) + 1
@@ -25,13 +25,13 @@ class MaxCompletionTokensIsUnknown(Capable):
         return super().n_tokens(body | {"max_completion_tokens": None})
 
 
-@breaks("PARAM-1", also={"RESP-2"})
+@breaks("PARAM-1", also={"COMPL-5", "MSG-3", "RESP-2"})
 class CutEndsAsStop(Capable):
     def end_of(self, body: Body) -> str:
         return "stop"
 
 
-@breaks("PARAM-1", also={"PARAM-9"})
+@breaks("PARAM-1", also={"PARAM-9", "TOOLS-10"})
 class CutStreamEndsAsStop(Capable):
     def choice_chunks(self, asked: Asked, body: Body) -> Iterator[dict[str, Any]]:
         for chunk in super().choice_chunks(asked, body):
@@ -40,13 +40,13 @@ class CutStreamEndsAsStop(Capable):
             yield chunk
 
 
-@breaks("PARAM-2")
+@breaks("PARAM-2", also={"COMPL-6", "MSG-4"})
 class StopIsPassedOver(Capable):
     def stop_texts(self, body: Body) -> list[str]:
         return []
 
 
-@breaks("PARAM-2")
+@breaks("PARAM-2", also={"COMPL-6", "MSG-4"})
 class OnlyTheFirstStopCounts(Capable):
     def stop_texts(self, body: Body) -> list[str]:
         return super().stop_texts(body)[:1]
@@ -58,7 +58,7 @@ class StopIsPassedOverInStreams(Capable):
         return super().chunks(asked, body | {"stop": None})
 
 
-@breaks("PARAM-2")
+@breaks("PARAM-2", also={"COMPL-6", "MSG-4"})
 class StopTextIsSaid(Capable):
     def stopped(self, said: Said, stops: list[str]) -> Said:
         found = super().stopped(said, stops)
@@ -66,6 +66,17 @@ class StopTextIsSaid(Capable):
 
 
 @breaks("PARAM-2")
+class StreamsSayWhereStopsBegin(Capable):
+    def choice_chunks(self, asked: Asked, body: Body) -> Iterator[dict[str, Any]]:
+        *others, last = super().choice_chunks(asked, body)
+        yield from others
+        if last["choices"][0]["finish_reason"] == "stop":
+            for stop in self.stop_texts(body)[-1:]:
+                yield self.choice({"content": stop[:-1]})
+        yield last
+
+
+@breaks("PARAM-2", also={"COMPL-6", "MSG-4", "PARAM-13"})
 class StopTextIsLeftOut(Capable):
     def stopped(self, said: Said, stops: list[str]) -> Said:
         text = "".join(said.tokens)
@@ -74,7 +85,7 @@ class StopTextIsLeftOut(Capable):
         return Said([text], said.ending) if stops else said
 
 
-@breaks("PARAM-2")
+@breaks("PARAM-2", also={"COMPL-6"})
 class StoppedEndsAsLength(Capable):
     def stopped(self, said: Said, stops: list[str]) -> Said:
         return Said(super().stopped(said, stops).tokens, said.ending, said.calls)
@@ -86,7 +97,7 @@ class SeedIsPassedOver(Capable):
         return random.randrange(2**31)
 
 
-@breaks("PARAM-4")
+@breaks("PARAM-4", also={"COMPL-3", "COMPL-12", "PARAM-11"})
 class OneChoiceOnly(Capable):
     def n_choices(self, body: Body) -> int:
         return 1
@@ -113,6 +124,15 @@ class SeveralChoicesAreRefusedWithoutAName(Capable):
 class TemperatureMayBeText(Capable):
     def rules(self) -> dict[str, Rule]:
         return {name: rule for name, rule in super().rules().items() if name != "temperature"}
+
+
+@breaks("PARAM-5")
+class AnythingIsABias(Capable):
+    def rules(self) -> dict[str, Rule]:
+        return super().rules() | {"logit_bias": lambda value: isinstance(value, dict)}
+
+    def forced_token(self, body: Body) -> str:
+        return super().forced_token(body if "100" in (body.get("logit_bias") or {}) else {})
 
 
 @breaks("PARAM-5")
@@ -184,6 +204,12 @@ class SoundIsPassedOver(Capable):
         return
 
 
+@breaks("PARAM-7")
+class BiasesArePassedOver(Capable):
+    def forced_token(self, body: Body) -> str:
+        return ""
+
+
 @breaks("PARAM-8")
 class SystemRoleIsRefused(Capable):
     def demand_supported(self, body: Body) -> None:
@@ -231,3 +257,34 @@ class NullIsAValue(Capable):
         for name, rule in self.rules().items():
             if name in body and not rule(body[name]):
                 self.refuse_value(name)
+
+
+@breaks("PARAM-11")
+class OneChoiceIsCounted(Capable):
+    def usage_of(self, body: Body, n_choices: int) -> dict[str, int]:
+        return super().usage_of(body, min(n_choices, 1))
+
+
+@breaks("PARAM-11")
+class EachChoiceCountsThePrompt(Capable):
+    def usage_of(self, body: Body, n_choices: int) -> dict[str, int]:
+        found = super().usage_of(body, n_choices)
+        n_more = max(n_choices - 1, 0) * found["prompt_tokens"]
+        counts = {name: found[name] + n_more for name in ("prompt_tokens", "total_tokens")}
+        return found | counts
+
+
+@breaks("PARAM-12")
+class UnsupportedIsNotNamed(Capable):
+    def demand_supported(self, body: Body) -> None:
+        try:
+            super().demand_supported(body)
+        except Refused as refused:
+            raise Refused(400, str(refused), "unsupported_parameter") from None
+
+
+@breaks("PARAM-13")
+class StoppedIsCut(Capable):
+    def said(self, body: Body) -> Said:
+        found = super().said(body)
+        return Said(found.tokens, "length", found.calls) if self.form(body) else found

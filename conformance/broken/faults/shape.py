@@ -47,7 +47,7 @@ class LogprobsOfChunksAreANumber(Miniature):
         return found
 
 
-@breaks("SHAPE-6")
+@breaks("SHAPE-6", also={"MSG-9"})
 class ErrorTypeIsEmpty(Miniature):
     def refusal(self, asked: Asked, refused: Refused) -> Reply:
         reply = super().refusal(asked, refused)

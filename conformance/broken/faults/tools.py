@@ -11,7 +11,7 @@ from conformance.broken.seeing import Body
 from conformance.broken.talking import Call, Said
 
 
-@breaks("TOOLS-1", also={"TOOLS-5", "PARAM-7"})
+@breaks("TOOLS-1", also={"MSG-6", "PARAM-7", "TOOLS-5"})
 class RequiredIsAuto(Capable):
     def calls(self, body: Body) -> list[Call]:
         return [] if body.get("tool_choice") == "required" else super().calls(body)
@@ -26,7 +26,7 @@ class CallsWithoutId(Capable):
         return found
 
 
-@breaks("TOOLS-1", also={"TOOLS-5"})
+@breaks("TOOLS-1", also={"MSG-6", "TOOLS-5", "TOOLS-10"})
 class RequiredCallsEndAsStop(Capable):
     def said(self, body: Body) -> Said:
         found = super().said(body)
@@ -34,7 +34,7 @@ class RequiredCallsEndAsStop(Capable):
         return Said(found.tokens, "stop", found.calls) if is_forced else found
 
 
-@breaks("TOOLS-2")
+@breaks("TOOLS-2", also={"MSG-6", "MSG-7"})
 class NamedToolIsTheFirst(Capable):
     def calls(self, body: Body) -> list[Call]:
         if not self.named_tool(body):
@@ -42,7 +42,7 @@ class NamedToolIsTheFirst(Capable):
         return [self.call(body["tools"][0]["function"])]
 
 
-@breaks("TOOLS-2")
+@breaks("TOOLS-2", also={"MSG-6", "MSG-7"})
 class NamedChoiceIsAuto(Capable):
     def calls(self, body: Body) -> list[Call]:
         return [] if self.named_tool(body) else super().calls(body)
@@ -55,7 +55,7 @@ class NoneIsRequired(Capable):
         return super().calls(body | {"tool_choice": "required"} if is_none else body)
 
 
-@breaks("TOOLS-4")
+@breaks("TOOLS-4", also={"MSG-6", "MSG-7", "MSG-8"})
 class ArgumentsInWords(Capable):
     def arguments(self, function: dict[str, Any]) -> str:
         return "in kelvin, please"
@@ -155,3 +155,21 @@ class ParametersMayBeAnything(Capable):
             for tool in body.get("tools") or []
         ]
         super().demand_tools(body | {"tools": tools})
+
+
+@breaks("TOOLS-10")
+class CutCallEndsAsCalled(Capable):
+    def within(self, said: Said, n_tokens: int) -> Said:
+        found = super().within(said, n_tokens)
+        return Said(found.tokens, "tool_calls", found.calls, found.n_unsaid)
+
+
+@breaks("TOOLS-11")
+class ArgumentsAreCut(Capable):
+    def within(self, said: Said, n_tokens: int) -> Said:
+        found = super().within(said, n_tokens)
+        if found.calls:
+            return found
+        call = said.calls[0]
+        called = call["function"] | {"arguments": call["function"]["arguments"][:3]}
+        return Said([], "length", [call | {"function": called}])

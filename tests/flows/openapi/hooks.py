@@ -13,7 +13,33 @@ from service.contracts import schemas
 
 MAX_TOKENS = 4
 LIMIT = Draft202012Validator(schemas()["chat-request"]["properties"]["max_tokens"])
-REFUSALS = {"unsupported_parameter", "unsupported_content"}
+REFUSALS = {
+    "unsupported_parameter",
+    "unsupported_content",
+    "invalid_json_schema",
+    "invalid_grammar",
+    "invalid_token",
+    "template_not_allowed",
+    "template_refused",
+    "invalid_prompt",
+    "previous_response_not_found",
+    "item_not_found",
+    "response_ended",
+}
+# Fields that are right by themselves, and refused for what stands, or does not stand, in another.
+RELATED = {
+    "tool_choice",
+    "tools",
+    "top_logprobs",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "n",
+    "max_tokens",
+    "prompt",
+}
 
 
 @schemathesis.hook
@@ -24,7 +50,7 @@ def before_call(
     body: Any = case.body
     if not isinstance(body, dict):
         return
-    for name in ("max_tokens", "max_completion_tokens"):
+    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         limit = body.get(name)
         if LIMIT.is_valid(limit):
             body[name] = min(limit or MAX_TOKENS, MAX_TOKENS)
@@ -41,10 +67,12 @@ def filter_failure(
     Tell whether *failure* counts.
 
     What a schema cannot say may be refused although the schema holds: a field that is described but
-    not built yet, content that this model cannot read, and a tool call whose arguments are no JSON.
+    not built yet, content that this model cannot read, a form that no answer can be held to, fields
+    that contradict each other, and a tool call whose arguments are no JSON.
     """
     if not isinstance(failure, RejectedPositiveData) or response.status_code != 400:
         return True
     error = response.json()["error"]
-    is_about_arguments = str(error["param"]).endswith(".function.arguments")
-    return error["code"] not in REFUSALS and not is_about_arguments
+    param = str(error["param"])
+    is_related = param.partition(".")[0] in RELATED or param.endswith(".arguments")
+    return error["code"] not in REFUSALS and not is_related

@@ -19,14 +19,22 @@ from jsonschema.exceptions import best_match
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
-from conformance.sse import data_of
+from conformance.sse import events_of
 from tests.live import ROOT
 
 CONTRACTS = ROOT / "contracts"
 DOCUMENT: Any = yaml.safe_load((CONTRACTS / "openapi.yaml").read_text("utf-8"))
 EVENTS = "text/event-stream"
-CHUNK = {"$ref": "chat-completion-chunk.schema.json"}
 ERROR = {"$ref": "error.schema.json"}
+# What the events of each route are. Where they have names, errors are among them and no [DONE] ends them.
+CHUNKS = {
+    "/v1/chat/completions": {"$ref": "chat-completion-chunk.schema.json"},
+    "/v1/completions": {"$ref": "completion-chunk.schema.json"},
+}
+NAMED_EVENTS = {
+    "/v1/messages": {"$ref": "message-event.schema.json"},
+    "/v1/responses": {"$ref": "response-event.schema.json"},
+}
 
 # No route has the method: what the document says of errors in general.
 UNDESCRIBED = DOCUMENT["components"]["responses"]["NotFound"]
@@ -63,7 +71,7 @@ def breaches(answer: httpx.Response) -> Iterator[str]:
 
 def _described(answer: httpx.Response) -> Any:
     """Return what the document says of such an answer; None if nothing."""
-    path = answer.request.url.raw_path.decode("ascii")
+    path = answer.request.url.raw_path.decode("ascii").partition("?")[0]
     for name, operation in operations().items():
         method, _, template = name.partition(" ")
         pattern = "[^/]+".join(map(re.escape, re.split(r"{\w+}", template)))
@@ -99,21 +107,27 @@ def _header_breaches(name: str, schema: Any, answer: httpx.Response) -> Iterator
 
 def _body_breaches(media_type: str, schema: Any, answer: httpx.Response) -> Iterator[str]:
     if media_type == EVENTS:
-        yield from _stream_breaches(answer.content)
+        yield from _stream_breaches(answer.request.url.path, answer.content)
     elif media_type == "application/json":
         yield from _json_breaches("the body", schema, answer.text)
     else:
         yield from _value_breaches("the body", schema, answer.text)
 
 
-def _stream_breaches(body: bytes) -> Iterator[str]:
-    """Yield what is wrong with a stream: chunks, perhaps an error, and [DONE] once and last."""
-    *events, last = data_of(body) or [""]
-    if last != "[DONE]":
+def _stream_breaches(path: str, body: bytes) -> Iterator[str]:
+    """Yield what is wrong with a stream: named events, or chunks, perhaps an error, and [DONE]."""
+    events = events_of(body)
+    if path in NAMED_EVENTS:
+        for event in events:
+            yield from _json_breaches("an event", NAMED_EVENTS[path], event.data)
+            if not event.data.startswith(f'{{"type":"{event.name}"'):
+                yield f"an event is named {event.name!r} and not after its type"
+        return
+    if not events or events.pop().data != "[DONE]":
         yield "the stream does not end in [DONE]"
     for event in events:
-        schema = ERROR if event.startswith('{"error"') else CHUNK
-        yield from _json_breaches("an event", schema, event)
+        schema = ERROR if event.data.startswith('{"error"') else CHUNKS[path]
+        yield from _json_breaches("an event", schema, event.data)
 
 
 def _json_breaches(what: str, schema: Any, text: str) -> Iterator[str]:

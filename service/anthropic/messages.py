@@ -1,0 +1,213 @@
+"""
+`POST /v1/messages`: the body into a job.
+
+Pure translation, as in `openai/`, whose reading of wishes it shares. A message is a list of blocks here,
+which become turns: the result of a tool is a turn of its own, thoughts are left out, and what then
+follows in the same role is one turn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec.structs import replace
+
+from service.errors import InvalidRequest, UnsupportedParameter
+from service.openai import wishes
+from service.openai.chat import MAX_MESSAGES
+from service.protocol import Chat, Job, ModelCard, Sampling, Tool, ToolCall, Turn
+
+# Documented fields that are not implemented, with the values at which they change nothing.
+NOT_IMPLEMENTED: dict[str, tuple[Any, ...]] = {
+    "compaction": (),
+    "container": (),
+    "mcp_servers": ([],),
+    "output_format": (),
+    "thread": (),
+}
+# An edit of the context that changes nothing: thoughts of earlier turns are in no prompt anyway.
+HARMLESS_EDITS = frozenset({"clear_thinking_20251015"})
+_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_FORM = "output_config.format.schema"
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRequest:
+    """
+    What a request for a message asks for.
+
+    Attributes:
+        job: the one answer.
+        is_stream: answer as server-sent events.
+    """
+
+    job: Job
+    is_stream: bool
+
+
+def parse(body: Mapping[str, Any], card: ModelCard) -> MessageRequest:
+    """
+    Read *body*, which has passed the contract `messages-request`, for the model of *card*.
+
+    Raises:
+        UnsupportedParameter: as `prompt`; or the answer was begun already, or another field that is not
+            implemented would change it.
+        InvalidRequest: as `prompt`, or its form can't be.
+    """
+    wishes.refuse(body, NOT_IMPLEMENTED)
+    for i, edit in enumerate((body.get("context_management") or {}).get("edits") or ()):
+        if edit["type"] not in HARMLESS_EDITS:
+            raise UnsupportedParameter(
+                "This edit of the context is not supported by this server.",
+                param=f"context_management.edits.{i}.type",
+            )
+    last = len(body["messages"]) - 1
+    if body["messages"][last]["role"] == "assistant":
+        raise UnsupportedParameter(
+            "An answer that was begun can't be continued: the last message must be the user's.",
+            param=f"messages.{last}.role",
+        )
+    read = prompt(body, card)
+    _, must_call = wishes.chosen(_choice(body), read.tools)
+    form = (body.get("output_config") or {}).get("format")
+    job = Job(
+        prompt=read,
+        sampling=Sampling(
+            temperature=body.get("temperature"),
+            top_p=body.get("top_p"),
+            top_k=wishes.whole(body.get("top_k")),
+        ),
+        max_tokens=wishes.whole(body["max_tokens"]),
+        stop=wishes.stops(body, "stop_sequences"),
+        constraint=None if form is None else wishes.schema_constraint(form["schema"], _FORM),
+        must_call=must_call,
+        parallel_tool_calls=not (body.get("tool_choice") or {}).get("disable_parallel_tool_use"),
+    )
+    return MessageRequest(job, is_stream=bool(body.get("stream")))
+
+
+def prompt(body: Mapping[str, Any], card: ModelCard) -> Chat:
+    """
+    Return what the model of *card* is to read; *body* has passed `message-tokens-request` at least.
+
+    Raises:
+        UnsupportedParameter: it asks a model that can't for thinking or tools, or brings a tool that
+            the server would have to know.
+        InvalidRequest: over MAX_MESSAGES, blocks that this model can't read, two tools of one name, a
+            demand for a tool that is not offered, or a schema that can't be.
+    """
+    offered, _ = wishes.chosen(_choice(body), _tools(body.get("tools") or ()))
+    switches = {"chat_template_kwargs": _switches(body, card)}
+    return wishes.chat(_turns(body), offered, switches, card)
+
+
+def _choice(body: Mapping[str, Any]) -> str:
+    """Return which tools may or must be called, in the words of `wishes`."""
+    choice = body.get("tool_choice") or {"type": "auto"}
+    return f":{choice['name']}" if choice["type"] == "tool" else _CHOICES[choice["type"]]
+
+
+def _tools(given: Sequence[Mapping[str, Any]]) -> tuple[Tool, ...]:
+    return wishes.distinct([_tool(tool, f"tools.{i}") for i, tool in enumerate(given)])
+
+
+def _tool(given: Mapping[str, Any], where: str) -> Tool:
+    if given.get("type") not in {None, "custom"}:
+        raise UnsupportedParameter(
+            "Tools that the server itself would know are not supported.", param=f"{where}.type"
+        )
+    schema = given["input_schema"]
+    if given.get("input_examples"):  # for these, too, JSON Schema has a place
+        schema = schema | {"examples": given["input_examples"]}
+    return Tool(
+        name=given["name"],
+        description=given.get("description"),
+        parameters=wishes.checked_schema(schema, f"{where}.input_schema"),
+        strict=bool(given.get("strict")),
+    )
+
+
+def _switches(body: Mapping[str, Any], card: ModelCard) -> dict[str, Any]:
+    """Return what the chat template is told of thinking; `adaptive` leaves it to the model."""
+    found: dict[str, Any] = {}
+    kind = (body.get("thinking") or {}).get("type")
+    effort = (body.get("output_config") or {}).get("effort")
+    if kind in {"enabled", "disabled"}:
+        found["enable_thinking"] = kind == "enabled"
+    if effort is not None:
+        found["reasoning_effort"] = effort
+    if not card.knows_thinking and (kind == "enabled" or effort is not None):
+        param = "thinking.type" if kind == "enabled" else "output_config.effort"
+        raise UnsupportedParameter("This model does not think.", param=param)
+    return found
+
+
+def _turns(body: Mapping[str, Any]) -> tuple[Turn, ...]:
+    """Return the system's text and all messages as turns, adjoining ones of the same role as one."""
+    if len(body["messages"]) > MAX_MESSAGES:
+        raise InvalidRequest(f"There are over {MAX_MESSAGES} messages.", param="messages")
+    system = _text(body.get("system") or (), "system")
+    found = [Turn("system", system)] if system else []
+    for i, message in enumerate(body["messages"]):
+        for turn in _message(message["role"], message["content"], f"messages.{i}.content"):
+            last = found[-1] if found else None
+            if last is not None and last.role == turn.role != "tool":
+                found[-1] = replace(
+                    last,
+                    content=_joined(filter(None, (last.content, turn.content))) or last.content,
+                    tool_calls=last.tool_calls + turn.tool_calls,
+                )
+            else:
+                found.append(turn)
+    if not found:
+        raise InvalidRequest("Nothing in the messages is for the model to read.", param="messages")
+    return tuple(found)
+
+
+def _message(role: str, content: str | Sequence[Mapping[str, Any]], where: str) -> Iterator[Turn]:
+    """Yield a turn for each block that the model reads."""
+    if isinstance(content, str):
+        yield Turn(role, content)
+        return
+    for k, block in enumerate(content):
+        match role, block["type"]:
+            case _, "text":
+                yield Turn(role, block["text"])
+            case "assistant", "thinking" | "redacted_thinking":
+                pass
+            case "assistant", "tool_use":
+                call = ToolCall(block["id"], block["name"], json.dumps(block["input"]))
+                yield Turn(role, tool_calls=(call,))
+            case "user", "tool_result":
+                text = _text(block.get("content") or (), f"{where}.{k}.content")
+                text = f"Error: {text}" if block.get("is_error") else text
+                yield Turn("tool", text, tool_call_id=block["tool_use_id"])
+            case _:
+                raise _unreadable(block["type"], f"{where}.{k}.type")
+
+
+def _text(content: str | Sequence[Mapping[str, Any]], where: str) -> str:
+    """Return *content*, where only text can stand, as one text."""
+    if isinstance(content, str):
+        return content
+    for k, block in enumerate(content):
+        if block["type"] != "text":
+            raise _unreadable(block["type"], f"{where}.{k}.type")
+    return _joined(block["text"] for block in content)
+
+
+def _joined(texts: Iterable[str]) -> str:
+    """Return *texts* as one; blocks are paragraphs, and their borders must not be lost."""
+    return "\n\n".join(texts)
+
+
+def _unreadable(kind: str, where: str) -> InvalidRequest:
+    """Return the refusal of a block; the contract has seen to it that its kind is a known word."""
+    return InvalidRequest(
+        f"This model can't read a block of the type {kind} here.",
+        param=where,
+        code="unsupported_content",
+    )

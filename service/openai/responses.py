@@ -1,0 +1,206 @@
+"""
+`POST /v1/responses`: the body into a job, and what its response repeats of it.
+
+Pure translation: no I/O, no framework, no model. The body has passed its contract before it comes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec.structs import replace
+
+from service.errors import InvalidRequest, UnsupportedParameter
+from service.openai import response_items, wishes
+from service.openai.response_items import Item, Memory
+from service.protocol import Constraint, Job, ModelCard, Tool, Turn
+
+# Documented fields that are not implemented, with the values at which they change nothing.
+NOT_IMPLEMENTED: dict[str, tuple[Any, ...]] = {
+    "background": (False,),
+    "context_management": ([],),
+    "conversation": (),
+    "moderation": (),
+    "prompt": (),
+    "truncation": ("disabled",),
+}
+_SAMPLING = (
+    "temperature", "top_p", "top_k", "min_p", "seed", "frequency_penalty", "presence_penalty",
+    "repetition_penalty",
+)  # fmt: skip
+_LOGPROBS = "message.output_text.logprobs"
+_NAMES_IN_CHATS = {"messages": "input", "reasoning_effort": "reasoning.effort"}
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseRequest:
+    """
+    What a request for a response asks for.
+
+    Attributes:
+        job: the one answer that it wants.
+        items: its input, each item with an id.
+        told: its settings, as the response repeats them.
+        is_stream: answer as server-sent events.
+        is_kept: the response can be read and continued later.
+    """
+
+    job: Job
+    items: list[Item]
+    told: dict[str, Any]
+    is_stream: bool
+    is_kept: bool
+
+
+def parse(body: dict[str, Any], card: ModelCard, memory: Memory) -> ResponseRequest:
+    """
+    Read *body*, which has passed the contract `response-request`, for the model of *card*.
+
+    Raises:
+        UnsupportedParameter: a documented field that is not implemented, or not by this model, would
+            change the answer.
+        InvalidRequest: it continues what isn't kept, its items can't be turns, it demands a tool that
+            is not offered, or a form that can't be.
+    """
+    wishes.refuse(body, NOT_IMPLEMENTED)
+    offered, must_call = wishes.chosen(_tool_choice(body), _tools(body))
+    items = response_items.received(body["input"], memory)
+    turns = _with_instructions(
+        body.get("instructions"), response_items.turns(_earlier(body, memory), items)
+    )
+    effort = {"reasoning_effort": (body.get("reasoning") or {}).get("effort")}
+    job = Job(
+        prompt=wishes.chat(turns, offered, effort, card),
+        sampling=wishes.sampling({name: body.get(name) for name in _SAMPLING}),
+        max_tokens=wishes.whole(body.get("max_output_tokens")),
+        top_logprobs=_top_logprobs(body),
+        constraint=_constraint(body),
+        must_call=must_call,
+        parallel_tool_calls=body.get("parallel_tool_calls") is not False,
+    )
+    return ResponseRequest(
+        job=job,
+        items=items,
+        told=_told(body, job),
+        is_stream=bool(body.get("stream")),
+        is_kept=body.get("store") is not False,
+    )
+
+
+@contextmanager
+def own_names() -> Iterator[None]:
+    """Let refusals that name a chat's field name the one that a response has for it."""
+    try:
+        yield
+    except InvalidRequest as error:
+        error.param = _NAMES_IN_CHATS.get(error.param or "", error.param)
+        raise
+
+
+def _earlier(body: dict[str, Any], memory: Memory) -> list[Item]:
+    previous_id = body.get("previous_response_id")
+    if previous_id is None:
+        return []
+    found = memory.conversation(previous_id)
+    if found is None:
+        raise InvalidRequest(
+            "The previous response, or one before it, is not kept.",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+    return found
+
+
+def _with_instructions(instructions: str | None, turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """Return *turns* with *instructions* first, in the first system turn: templates may take but one."""
+    if not instructions:
+        return turns
+    first = turns[0]
+    if first.role != "system":
+        return (Turn("system", instructions), *turns)
+    return (replace(first, content=f"{instructions}\n\n{first.content}"), *turns[1:])
+
+
+def _tools(body: dict[str, Any]) -> tuple[Tool, ...]:
+    found = []
+    for i, entry in enumerate(body.get("tools") or ()):
+        if entry["type"] != "function":
+            raise UnsupportedParameter(
+                "Only functions are supported by this server.", param=f"tools.{i}.type"
+            )
+        found.append(wishes.tool(entry, f"tools.{i}"))
+    return wishes.distinct(found)
+
+
+def _tool_choice(body: dict[str, Any]) -> str | None:
+    choice = body.get("tool_choice")
+    if not isinstance(choice, dict):
+        return choice
+    if choice["type"] != "function":
+        raise UnsupportedParameter(
+            "Only a function can be chosen on this server.", param="tool_choice.type"
+        )
+    return f":{choice['name']}"
+
+
+def _top_logprobs(body: dict[str, Any]) -> int | None:
+    """Return how many likely tokens to report at each place; None: nor the one that was chosen."""
+    n_top = int(body.get("top_logprobs") or 0)
+    return n_top if n_top or _LOGPROBS in (body.get("include") or ()) else None
+
+
+def _constraint(body: dict[str, Any]) -> Constraint | None:
+    text = body.get("text") or {}
+    if text.get("verbosity") not in {None, "medium"}:
+        raise UnsupportedParameter(
+            "text.verbosity is not supported by this server.", param="text.verbosity"
+        )
+    match text.get("format"):
+        case {"type": "json_object"}:
+            return Constraint("json_object", "", "text.format")
+        case {"type": "json_schema", "schema": schema}:
+            return wishes.schema_constraint(schema, "text.format.schema")
+    return None
+
+
+def _told(body: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Return the settings of a response; what the request leaves to the model has OpenAI's default."""
+    reasoning = body.get("reasoning") or {}
+    told = {
+        "previous_response_id": body.get("previous_response_id"),
+        "instructions": body.get("instructions"),
+        "tools": [_told_tool(entry) for entry in body.get("tools") or ()],
+        "tool_choice": body.get("tool_choice") or "auto",
+        "parallel_tool_calls": job.parallel_tool_calls,
+        "max_tool_calls": body.get("max_tool_calls"),
+        "text": {"format": _told_format(body), "verbosity": "medium"},
+        "reasoning": {name: reasoning.get(name) for name in ("effort", "summary")},
+        "max_output_tokens": job.max_tokens,
+        "top_logprobs": job.top_logprobs or 0,
+        "truncation": "disabled",
+        "background": False,
+        "service_tier": "default",
+        "store": body.get("store") is not False,
+        "metadata": body.get("metadata") or {},
+    }
+    defaults = {"temperature": 1.0, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
+    for name, default in defaults.items():
+        told[name] = default if body.get(name) is None else body[name]
+    return told | {n: body.get(n) for n in ("user", "safety_identifier", "prompt_cache_key")}
+
+
+def _told_tool(entry: dict[str, Any]) -> dict[str, Any]:
+    names = ("type", "name", "description", "parameters", "strict")
+    return {name: entry.get(name) for name in names}
+
+
+def _told_format(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the form of the text, a schema's with all its members: it is always held to."""
+    wanted: dict[str, Any] = (body.get("text") or {}).get("format") or {"type": "text"}
+    if wanted["type"] != "json_schema":
+        return {"type": wanted["type"]}
+    members = {name: wanted.get(name) for name in ("type", "name", "description", "schema")}
+    return members | {"strict": wanted.get("strict") is not False}

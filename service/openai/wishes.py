@@ -1,0 +1,301 @@
+"""
+What requests of every endpoint have in common: how to sample, when to stop, which tools, what form.
+
+Pure translation, like all of this folder; the bodies have passed their contracts before they come here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from service.errors import InvalidRequest, UnsupportedParameter
+from service.openai.body import MAX_DEPTH, decode
+from service.protocol import Chat, Constraint, ConstraintKind, Job, ModelCard, Sampling, Tool, Turn
+
+MAX_FORM_BYTES = 64 * 1024
+MAX_SCHEMA_DEPTH = 32
+MAX_SEED = 2**63 - 1
+# Names by which a chat template gets its essentials, and those by which the tokenizer is told how to
+# render it; a request may not put its own in their place.
+RESERVED = frozenset(
+    {"messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt",
+     "continue_final_message", "tokenize", "return_dict", "bos_token", "eos_token", "self",
+     "sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors",
+     "return_assistant_tokens_mask", "tokenizer_kwargs"}
+)  # fmt: skip
+# vLLM's older names for the members of `structured_outputs`.
+_GUIDED = {
+    "guided_json": "json",
+    "guided_regex": "regex",
+    "guided_choice": "choice",
+    "guided_grammar": "grammar",
+}
+
+
+def refuse(body: Mapping[str, Any], not_implemented: Mapping[str, tuple[Any, ...]]) -> None:
+    """
+    See that *body* asks for nothing in *not_implemented*, names with the values that change nothing.
+
+    Raises:
+        UnsupportedParameter: it does; to leave it out silently would change the answer.
+    """
+    for name, harmless in not_implemented.items():
+        value = body.get(name)
+        if value is not None and value not in harmless:
+            raise UnsupportedParameter(f"{name} is not supported by this server.", param=name)
+
+
+def whole(number: float | None) -> int | None:
+    """Return *number* as an int: to JSON Schema, 2.0 is an integer."""
+    return None if number is None else int(number)
+
+
+def sampling(body: Mapping[str, Any]) -> Sampling:
+    """Return how the next token is to be chosen."""
+    penalty = body.get("repetition_penalty")
+    return Sampling(
+        temperature=body.get("temperature"),
+        top_p=body.get("top_p"),
+        top_k=whole(body.get("top_k")),
+        min_p=body.get("min_p"),
+        seed=whole(body.get("seed")),
+        frequency_penalty=body.get("frequency_penalty") or 0.0,
+        presence_penalty=body.get("presence_penalty") or 0.0,
+        repetition_penalty=1.0 if penalty is None else penalty,
+        logit_bias=tuple((int(i), bias) for i, bias in (body.get("logit_bias") or {}).items()),
+    )
+
+
+def stops(body: Mapping[str, Any], name: str = "stop") -> tuple[str, ...]:
+    """Return the texts at which the answer ends."""
+    given = body.get(name) or ()
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def several(job: Job, n: int) -> tuple[Job, ...]:
+    """Return *job* as often as its answer is wanted; a seed is another one for each but the first."""
+    seed = job.sampling.seed
+    if seed is None:
+        return (job,) * n
+    seeds = [(seed + i) & MAX_SEED for i in range(n)]
+    wishes = [replace(job.sampling, seed=each) for each in seeds]
+    return tuple(replace(job, sampling=each) for each in wishes)
+
+
+def chat(
+    turns: Sequence[Turn], tools: Sequence[Tool], body: Mapping[str, Any], card: ModelCard
+) -> Chat:
+    """
+    Return the prompt that *turns* and *tools* are, with the switches that *body* gives its template.
+
+    Raises:
+        UnsupportedParameter: it asks a model that can't for thinking, or for tools.
+        InvalidRequest: it brings a template, or would put something in the place of what the model's
+            own gets anyway.
+    """
+    if tools and not card.knows_tools:
+        raise UnsupportedParameter("This model's chat template takes no tools.", param="tools")
+    options = dict(body.get("chat_template_kwargs") or {})
+    reserved = [f"chat_template_kwargs.{name}" for name in sorted(RESERVED & options.keys())]
+    if body.get("chat_template") is not None:
+        reserved.append("chat_template")
+    if reserved:
+        raise InvalidRequest(
+            f"{reserved[0]} can't be set by a request.",
+            param=reserved[0],
+            code="template_not_allowed",
+        )
+    thinking = options.pop("enable_thinking", None)
+    effort = body.get("reasoning_effort")
+    if effort is not None:
+        if effort != "none" and not card.knows_thinking:
+            raise UnsupportedParameter("This model does not think.", param="reasoning_effort")
+        options["reasoning_effort"] = effort
+        thinking = effort != "none"
+    return Chat(
+        turns=tuple(turns),
+        tools=tuple(tools),
+        thinking=None if thinking is None else bool(thinking),
+        template_options=json.dumps(options),
+    )
+
+
+def constraint(body: Mapping[str, Any]) -> Constraint | None:
+    """
+    Return the form that the answer's text must have, by `response_format` or vLLM's extra fields.
+
+    Raises:
+        InvalidRequest: it is asked for twice, or its schema is too large, too deep, or refers to
+            another document.
+    """
+    found = [
+        *_by_format(body.get("response_format") or {}),
+        *_structured(body.get("structured_outputs") or {}, "structured_outputs"),
+        *_structured({_GUIDED[n]: body[n] for n in _GUIDED if body.get(n) is not None}, "guided"),
+    ]
+    if len(found) > 1:
+        params = " and ".join(one.param for one in found)
+        raise InvalidRequest(f"Only one of {params} can hold.", param=found[1].param)
+    return found[0] if found else None
+
+
+def _by_format(response_format: Mapping[str, Any]) -> list[Constraint]:
+    match response_format.get("type"):
+        case "json_object":
+            return [Constraint("json_object", "", "response_format")]
+        case "json_schema":
+            schema = response_format["json_schema"].get("schema")
+            return [schema_constraint(schema, "response_format.json_schema.schema")]
+    return []
+
+
+def schema_constraint(schema: Any, param: str) -> Constraint:
+    """
+    Return the constraint of a JSON Schema; without one, of any JSON object.
+
+    Raises:
+        InvalidRequest: it is too large, too deep, or refers to another document.
+    """
+    if schema is None:
+        return Constraint("json_object", "", param)
+    return Constraint("json_schema", checked_schema(schema, param), param)
+
+
+def checked_schema(schema: Any, param: str) -> str:
+    """
+    Return *schema* as JSON text, its members in their order.
+
+    Raises:
+        InvalidRequest: as `schema_constraint`.
+    """
+    source = json.dumps(schema)
+    if len(source) > MAX_FORM_BYTES:
+        raise _bad_schema(f"The schema is over {MAX_FORM_BYTES // 1024} KB.", param)
+    level, depth = [schema], 0
+    while level and depth <= MAX_DEPTH:
+        level = [inner for outer in level for inner in _inner(outer, param)]
+        depth += 1
+    if depth > MAX_SCHEMA_DEPTH:
+        raise _bad_schema(f"The schema is nested deeper than {MAX_SCHEMA_DEPTH} levels.", param)
+    return source
+
+
+def _inner(node: Any, param: str) -> list[Any]:
+    """Return the objects and lists in *node*."""
+    if isinstance(node, dict):
+        reference = node.get("$ref")
+        if isinstance(reference, str) and not reference.startswith("#"):
+            raise _bad_schema("A $ref may only lead into the schema itself.", param)
+        node = list(node.values())
+    return [inner for inner in node if isinstance(inner, dict | list)]
+
+
+def _bad_schema(message: str, param: str) -> InvalidRequest:
+    return InvalidRequest(message, param=param, code="invalid_json_schema")
+
+
+def _structured(given: Mapping[str, Any], param: str) -> list[Constraint]:
+    """Return what the members of vLLM's `structured_outputs` ask for."""
+    found: list[Constraint] = []
+    for name, value in given.items():
+        place = f"guided_{name}" if param == "guided" else f"{param}.{name}"
+        match name, value:
+            case _, None:
+                continue
+            case "json", _:
+                found.append(schema_constraint(_schema(value, place), place))
+            case "json_object", True:
+                found.append(Constraint("json_object", "", place))
+            case "choice", _:
+                found.append(_constraint("choice", json.dumps(value), place))
+            case ("regex" | "grammar") as kind, _:
+                found.append(_constraint(kind, value, place))
+    return found
+
+
+def _schema(given: Any, param: str) -> Any:
+    """Return the JSON Schema that may be given as its text."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return decode(given.encode())
+    except InvalidRequest as error:
+        raise _bad_schema("The schema's text is no JSON object.", param) from error
+
+
+def _constraint(kind: ConstraintKind, source: str, param: str) -> Constraint:
+    if len(source.encode()) > MAX_FORM_BYTES:
+        raise InvalidRequest(
+            f"It is over {MAX_FORM_BYTES // 1024} KB.", param=param, code="invalid_grammar"
+        )
+    return Constraint(kind, source, param)
+
+
+def tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
+    """
+    Return the functions that the model may call, in the nested form that chats have.
+
+    Raises:
+        InvalidRequest: two have the same name, or the schema of one can't be.
+    """
+    found = [
+        tool(entry["function"], f"tools.{i}.function")
+        for i, entry in enumerate(body.get("tools") or ())
+    ]
+    return distinct(found)
+
+
+def tool(function: Mapping[str, Any], where: str) -> Tool:
+    """
+    Return one function; *where* is its place in the request.
+
+    Raises:
+        InvalidRequest: its schema can't be.
+    """
+    return Tool(
+        name=function["name"],
+        description=function.get("description"),
+        parameters=checked_schema(function.get("parameters") or {}, f"{where}.parameters"),
+        strict=bool(function.get("strict")),
+    )
+
+
+def distinct(found: Sequence[Tool]) -> tuple[Tool, ...]:
+    """
+    Return *found* as it is.
+
+    Raises:
+        InvalidRequest: two have the same name.
+    """
+    names = [one.name for one in found]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise InvalidRequest(f"There are two tools of one name at {i}.", param="tools")
+    return tuple(found)
+
+
+def chosen(choice: str | None, offered: Sequence[Tool]) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+    """
+    Return the tools to offer, and the names of which one must be called.
+
+    Args:
+        choice: `auto`, `none`, `required`, or the name of a tool behind a colon.
+        offered: those of the request.
+
+    Raises:
+        InvalidRequest: it demands a tool that is not offered.
+    """
+    names = tuple(one.name for one in offered)
+    if choice == "none":
+        return (), ()
+    if choice in {None, "auto"}:
+        return tuple(offered), ()
+    assert choice is not None
+    demanded = names if choice == "required" else (choice.removeprefix(":"),)
+    if not demanded or not set(demanded) <= set(names):
+        raise InvalidRequest("tool_choice demands a tool that is not offered.", param="tool_choice")
+    return tuple(offered), demanded

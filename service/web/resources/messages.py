@@ -1,0 +1,60 @@
+"""`POST /v1/messages` and `POST /v1/messages/count_tokens`: Anthropic's interface."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator
+from typing import Any
+
+from falcon.asgi import Request, Response
+
+from service.anthropic import messages
+from service.anthropic.answer import PING, MessageAnswer
+from service.fleet.ticket import Ticket
+from service.openai.usage import Usage
+from service.web import sse
+from service.web.desk import Desk, collect
+from service.web.failures import explained
+
+
+class Messages:
+    """Answers a conversation, whole or as a stream, or counts what it would take to read it."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Check, admit, submit, and translate what comes; every refusal comes before any header."""
+        body = await self._desk.read(req, "messages-request")
+        card = self._desk.card(body["model"])
+        asked = messages.parse(body, card)
+        ticket = await self._desk.submit(req, card, [asked.job])
+        (n_prompt_tokens,) = await ticket.accepted()
+        answer = MessageAnswer(card.id, Usage(n_prompt_tokens))
+        if asked.is_stream:
+            events = sse.stream(
+                _events(ticket, answer),
+                self._desk.note_broken,
+                encode=sse.named_event,
+                explain=functools.partial(explained, path=req.path),
+                end=b"",
+            )
+            self._desk.stream(resp, events)
+        else:
+            (deltas,) = await collect(ticket)
+            self._desk.send(resp, answer.message(deltas))
+
+    async def on_post_count_tokens(self, req: Request, resp: Response) -> None:
+        """Count the tokens of the prompt; nothing is generated, so it needs no permit."""
+        body = await self._desk.read(req, "message-tokens-request")
+        card = self._desk.card(body["model"])
+        tokenized = await self._desk.tokenize(card, messages.prompt(body, card))
+        self._desk.send(resp, {"input_tokens": len(tokenized.ids)})
+
+
+async def _events(ticket: Ticket, answer: MessageAnswer) -> AsyncIterator[dict[str, Any]]:
+    """Yield the events of one answer, a ping where the line went quiet."""
+    yield answer.opening()
+    async for delta in ticket.deltas(sse.PING_S):
+        for event in [PING] if delta is None else answer.events(delta):
+            yield event

@@ -1,0 +1,158 @@
+"""`/v1/responses`: answers that can be read, continued, cancelled and deleted."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import falcon
+from falcon.asgi import Request, Response
+
+from service.errors import InvalidRequest, ResponseNotFound, ServiceError
+from service.fleet.ticket import Ticket
+from service.openai import response_items, responses
+from service.openai.response_events import Event, ResponseAnswer
+from service.openai.usage import Usage
+from service.web import sse
+from service.web.archive import Archive
+from service.web.desk import Desk
+
+
+class _Cancelled(ServiceError):
+    """Someone cancelled the response; put into its ticket to wake whoever waits there."""
+
+
+@dataclass(slots=True)
+class _Running:
+    """
+    A response that is being made.
+
+    Attributes:
+        farewell: the events to end with, once it was cancelled.
+    """
+
+    ticket: Ticket
+    answer: ResponseAnswer
+    farewell: list[Event] = field(default_factory=list)
+
+
+class Responses:
+    """Makes responses, and remembers those that shall be kept."""
+
+    def __init__(self, desk: Desk, archive: Archive) -> None:
+        self._desk = desk
+        self._archive = archive
+        self._running: dict[str, _Running] = {}
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Check, admit, submit, and translate what comes; every refusal comes before any header."""
+        body = await self._desk.read(req, "response-request")
+        card = self._desk.card(body["model"])
+        with responses.own_names():
+            asked = responses.parse(body, card, self._archive)
+            ticket = await self._desk.submit(req, card, [asked.job])
+            (n_prompt_tokens,) = await ticket.accepted()
+        usage = Usage(n_prompt_tokens, waited_s=ticket.waited_s)
+        answer = ResponseAnswer(card.id, asked, usage)
+        events = self._events(self._begun(req, ticket, answer))
+        if asked.is_stream:
+            stream = sse.stream(
+                events,
+                self._desk.note_broken,
+                encode=sse.named_event,
+                explain=answer.failed,
+                end=b"",
+            )
+            self._desk.stream(resp, stream)
+            return
+        async for _ in events:
+            pass
+        self._desk.send(resp, answer.body())
+
+    async def on_post_tokens(self, req: Request, resp: Response) -> None:
+        """Count the tokens of a request's prompt; nothing is generated."""
+        body = await self._desk.read(req, "response-request")
+        card = self._desk.card(body["model"])
+        with responses.own_names():
+            asked = responses.parse(body, card, self._archive)
+            found = await self._desk.tokenize(card, asked.job.prompt)
+        count = {"object": "response.input_tokens", "input_tokens": len(found.ids)}
+        self._desk.send(resp, count)
+
+    async def on_get_one(self, req: Request, resp: Response, response_id: str) -> None:  # noqa: ARG002
+        """Return a response that is kept, or will be: then as far as it has come."""
+        running = self._running.get(response_id)
+        if running is not None and running.answer.asked.is_kept:
+            self._desk.send(resp, running.answer.body())
+            return
+        resp.data = self._archive.body(response_id)
+        resp.content_type = falcon.MEDIA_JSON
+        if resp.data is None:
+            raise _not_found()
+
+    async def on_delete_one(self, req: Request, resp: Response, response_id: str) -> None:  # noqa: ARG002
+        """Forget a response; what continues it is then without it, too."""
+        if not self._archive.forget(response_id):
+            raise _not_found()
+        self._desk.send(resp, {"id": response_id, "object": "response", "deleted": True})
+
+    async def on_get_items(self, req: Request, resp: Response, response_id: str) -> None:
+        """List the items that a response answers, those before its own request included."""
+        found = self._archive.led_to(response_id)
+        if found is None:
+            raise _not_found()
+        query = {name: str(value) for name, value in req.params.items()}
+        self._desk.send(resp, response_items.page(found, query))
+
+    async def on_post_cancel(self, req: Request, resp: Response, response_id: str) -> None:  # noqa: ARG002
+        """Stop a response where it is; who waits for it gets what there is."""
+        running = self._running.pop(response_id, None)
+        if running is None:
+            if self._archive.body(response_id) is None:
+                raise _not_found()
+            raise InvalidRequest("The response has ended already.", code="response_ended")
+        running.farewell = running.answer.end("cancelled")
+        running.ticket.close()
+        running.ticket.put(_Cancelled("The response was cancelled."))
+        self._keep(running.answer)
+        self._desk.send(resp, running.answer.body())
+
+    def _begun(self, req: Request, ticket: Ticket, answer: ResponseAnswer) -> _Running:
+        """Note a response as running until its request has left, by whatever way."""
+        running = self._running[answer.id] = _Running(ticket, answer)
+        req.scope["exchange"].leaving.callback(self._running.pop, answer.id, None)
+        return running
+
+    async def _events(self, running: _Running) -> AsyncIterator[Event | None]:
+        """Yield the events of a response, None where the line went quiet."""
+        answer = running.answer
+        for event in answer.opening():
+            yield event
+        try:
+            async for delta in running.ticket.deltas(sse.PING_S):
+                if running.farewell:  # this is from before it was cancelled
+                    break
+                if delta is None:
+                    yield None
+                    continue
+                events = answer.add(delta)
+                if answer.status != "in_progress":
+                    self._running.pop(answer.id, None)
+                    self._keep(answer)
+                for event in events:
+                    yield event
+        except _Cancelled:
+            pass
+        except ServiceError as error:
+            yield answer.trouble(error)
+            raise
+        for event in running.farewell:
+            yield event
+
+    def _keep(self, answer: ResponseAnswer) -> None:
+        if answer.asked.is_kept:
+            self._archive.keep(answer.body(), answer.asked.items)
+
+
+def _not_found() -> ResponseNotFound:
+    return ResponseNotFound("No such response is kept.")

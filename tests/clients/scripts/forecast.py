@@ -1,0 +1,35 @@
+"""What the Python scripts ask for: forms that even a tiny model can't get wrong, if it is held to them."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+City = Annotated[str, Field(description="A city's name.", max_length=12)]
+Unit = Literal["celsius", "fahrenheit"]
+
+
+class Forecast(BaseModel):
+    """A day's weather."""
+
+    model_config = ConfigDict(extra="forbid")  # or a tiny model thinks up members without end
+
+    sky: Literal["clear", "cloudy", "rain"]
+    celsius: int = Field(ge=-40, le=50)
+    windy: bool
+    remark: str = Field(max_length=20)
+
+
+def weather(city: City, unit: Unit) -> str:
+    """Tell the weather of a city."""
+    return f"It is clear in {city}, at 20 degrees {unit}."
+
+
+WEATHER = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 12},
+        "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
+    },
+    "required": ["city", "unit"],
+    "additionalProperties": False,
+}

@@ -1,0 +1,116 @@
+"""Thoughts kept apart from answers, with a model whose tokens can mark them."""
+
+from __future__ import annotations
+
+import json
+
+import mlx.core as mx
+import pytest
+
+from service.engine.answer import Answer, Reader
+from service.engine.batcher import Batcher
+from service.engine.load import LoadedModel, load
+from service.engine.prompt import Prompter
+from service.engine.vocabulary import Vocabulary
+from service.protocol import Chat, Constraint, Load, Sampling, Tool, Turn
+from tests import thinking_model
+from tests.engine.conftest import job, run
+
+CALL = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
+ADD = Tool("add", None, json.dumps({"properties": {"a": {"type": "integer"}}}))
+HI = (Turn("user", "Hi"),)
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """A model that opens its thoughts in the prompt."""
+    folder = thinking_model.make(tmp_path_factory.mktemp("thinker") / "model")
+    return load(Load(str(folder), None, max_concurrency=4, warmup=False, log_level="INFO"))
+
+
+@pytest.fixture(scope="module")
+def tokens(thinker: LoadedModel) -> Vocabulary:
+    """Its tokens."""
+    return Vocabulary(thinker.tokenizer, thinker.model(mx.array([[0]])).shape[-1])
+
+
+@pytest.fixture(scope="module")
+def thoughtful(thinker: LoadedModel, tokens: Vocabulary) -> Prompter:
+    """Its prompter."""
+    return Prompter(thinker.tokenizer, thinker.card.context_length, tokens)
+
+
+def heard(thinker: LoadedModel, answer: Answer, text: str) -> tuple[str, str, list[str]]:
+    """Feed *text* token by token; return what was answered, what was thought, and what was called."""
+    said = [answer.add(i) for i in thinker.tokenizer.encode(text, add_special_tokens=False)]
+    said.append(answer.finish())
+    return (
+        "".join(each.text for each in said),
+        "".join(each.reasoning for each in said),
+        [call.arguments for each in said for call in each.tool_calls],
+    )
+
+
+@pytest.mark.parametrize("is_thinking", [True, False])
+def test_thoughts_calls_and_text_are_told_apart(thinker: LoadedModel, is_thinking: bool) -> None:
+    """Wherever the thoughts were opened; what only sets the parts apart is no text."""
+    asked = job(prompt=Chat(HI, (ADD,)))
+    answer = Reader(thinker.tokenizer).answer(asked, is_thinking=is_thinking)
+    opening = "" if is_thinking else "<think>"
+    found = heard(thinker, answer, f"{opening}\nHm, 1.</think>\n\nSo: {CALL}\n{CALL} done")
+
+    assert found == ("So: done", "Hm, 1.", ['{"a": 1}'] * 2)
+    assert answer.reason("stop") == "tool_calls"
+    assert answer.n_reasoning_tokens > 2
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["<tool_call>{not json</tool_call>", CALL.replace("add", "subtract"),
+     '<tool_call>{"name": "add", "arguments": [1]}</tool_call>', "<tool_call>{", CALL + CALL[:-3]],
+)  # fmt: skip
+def test_what_is_no_call_is_handed_back(thinker: LoadedModel, call: str) -> None:
+    """Broken, unknown or unended calls are text; nothing of them is lost."""
+    answer = Reader(thinker.tokenizer).answer(job(prompt=Chat(HI, (ADD,))))
+    text, _, calls = heard(thinker, answer, f"a {call}")
+
+    assert text == "a " + call.removeprefix(CALL)
+    assert len(calls) == call.startswith(CALL)
+
+
+def test_nothing_is_a_call_where_no_tool_is_offered(thinker: LoadedModel) -> None:
+    """The very text of a call stays text."""
+    answer = Reader(thinker.tokenizer).answer(job())
+
+    assert heard(thinker, answer, CALL) == (CALL, "", [])
+    assert answer.reason("stop") == "stop"
+
+
+def test_thinking_is_switched_by_the_template(thoughtful: Prompter) -> None:
+    """The model's own default is to think; a request can say no."""
+    is_thinking = {
+        wish: thoughtful.prepare(job(prompt=Chat(HI, thinking=wish))).is_thinking
+        for wish in (None, True, False)
+    }
+
+    assert is_thinking == {None: True, True: True, False: False}
+
+
+def test_form_holds_after_the_thoughts(
+    thinker: LoadedModel, tokens: Vocabulary, thoughtful: Prompter
+) -> None:
+    """What is thought is free, what is answered is of the form."""
+    batcher = Batcher(thinker, tokens, max_rows=4)
+    for ticket in range(4):
+        asked = job(
+            constraint=Constraint("choice", '["yes", "no"]', "response_format"),
+            sampling=Sampling(
+                temperature=1, seed=ticket, logit_bias=((thinking_model.END_ID, 13),)
+            ),
+            max_tokens=300,
+        )
+        batcher.add(ticket, thoughtful.prepare(asked), asked)
+    for deltas in run(batcher).values():
+        assert deltas[-1].finish_reason == "stop"
+        assert "".join(delta.text for delta in deltas) in {"yes", "no"}
+        assert deltas[-1].n_reasoning_tokens > 0
