@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 City = Annotated[str, Field(description="A city's name.", max_length=12)]
 Unit = Literal["celsius", "fahrenheit"]
@@ -10,8 +10,6 @@ Unit = Literal["celsius", "fahrenheit"]
 
 class Forecast(BaseModel):
     """A day's weather."""
-
-    model_config = ConfigDict(extra="forbid")  # or a tiny model thinks up members without end
 
     sky: Literal["clear", "cloudy", "rain"]
     celsius: int = Field(ge=-40, le=50)
