@@ -44,6 +44,7 @@ def create_app(settings: Settings) -> Edge:
         max_concurrency=settings.max_concurrency,
         warmup=settings.mlx_warmup,
         log_level=settings.log_level,
+        allow_grammars=settings.allow_grammars,
     )
     supervisor = Supervisor(load, lifecycle, metrics)
     admission = Admission(

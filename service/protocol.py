@@ -219,6 +219,7 @@ class Load(Message, frozen=True):
         max_concurrency: most requests that generate at once.
         warmup: run a real prefill and decode steps before `WarmedUp`.
         log_level: the least severe lines that the engine logs.
+        allow_grammars: requests may bring grammars of their own.
     """
 
     model_path: str | None
@@ -226,6 +227,7 @@ class Load(Message, frozen=True):
     max_concurrency: int
     warmup: bool
     log_level: str
+    allow_grammars: bool = False
 
 
 class Submit(Message, frozen=True):

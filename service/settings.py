@@ -138,6 +138,10 @@ class Settings:
         "API_KEY", "--api-key", Key(), None,
         "When set, every route but the probes wants it, as a bearer token or as x-api-key.",
     )  # fmt: skip
+    allow_grammars: bool = _option(
+        "ALLOW_GRAMMARS", "--allow-grammars", click.BOOL, False,
+        "Let requests bring grammars of their own; some can stop the engine until it is restarted.",
+    )  # fmt: skip
 
     def is_loopback(self) -> bool:
         """Tell whether `host` can be reached from this machine alone."""

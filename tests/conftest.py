@@ -12,8 +12,12 @@ from tests.live import LiveServer, running
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """One default server for every test that leaves it as it was, ready and warmed up."""
-    with running(tmp_path_factory.mktemp("server") / "log") as live:
+    """
+    One server for every test that leaves it as it was, ready and warmed up.
+
+    It is the default one, but that it takes grammars.
+    """
+    with running(tmp_path_factory.mktemp("server") / "log", ALLOW_GRAMMARS="true") as live:
         live.wait_until("/readyz", 200)
         yield live
 

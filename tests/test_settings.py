@@ -26,6 +26,7 @@ TABLE: list[tuple[str, str, str, Any, str, str, Any, Any]] = [
     ("queue_size", "QUEUE_SIZE", "--queue-size", 100, "0", "100000", 0, 100_000),
     ("log_level", "LOG_LEVEL", "--log-level", "INFO", "debug", "ERROR", "DEBUG", "ERROR"),
     ("api_key", "API_KEY", "--api-key", None, "k1", "k2", "k1", "k2"),
+    ("allow_grammars", "ALLOW_GRAMMARS", "--allow-grammars", False, "true", "false", True, False),
 ]
 NAMES = [row[0] for row in TABLE]
 

@@ -134,9 +134,14 @@ class Constrainer:
     Args:
         tokenizer: the model's own.
         vocabulary: its tokens.
+        allow_grammars: requests may bring grammars of their own; llguidance 1.9 can loop for ever over
+            one in which nothing can follow, such as `start: /a+/ "a"`.
     """
 
-    def __init__(self, tokenizer: TokenizerWrapper, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, tokenizer: TokenizerWrapper, vocabulary: Vocabulary, *, allow_grammars: bool = False
+    ) -> None:
+        self._allow_grammars = allow_grammars
         self._masker = vocabulary.masker
         self._start, self._end = call_marks(tokenizer)
         self._knows_json_calls = knows_json_calls(tokenizer)
@@ -186,6 +191,12 @@ class Constrainer:
         if self._masker is None:
             raise UnfitGrammar("its tokenizer is unknown to llguidance", "", is_schema=False)
         if form.constraint and form.constraint.kind == "grammar":
+            if not self._allow_grammars:
+                raise UnfitGrammar(
+                    "grammars are off on this server, ALLOW_GRAMMARS lets them in",
+                    form.constraint.param,
+                    is_schema=False,
+                )
             _check_terminals(form.constraint, self._masker)
         matcher = LLMatcher(self._masker, grammar, log_level=0)
         if not matcher.is_error():

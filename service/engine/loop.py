@@ -115,7 +115,12 @@ class Engine:
         if not mx.isfinite(logits).all().item():
             raise UnfitModel("it computes no finite numbers; its weights are damaged")
         vocabulary = Vocabulary(loaded.tokenizer, logits.shape[-1])
-        self._prompter = Prompter(loaded.tokenizer, loaded.card.context_length, vocabulary)
+        self._prompter = Prompter(
+            loaded.tokenizer,
+            loaded.card.context_length,
+            vocabulary,
+            allow_grammars=order.allow_grammars,
+        )
         prompt = self._first_prompt()
         batcher = Batcher(loaded, vocabulary, order.max_concurrency)
         self._channel.send(Loaded(loaded.card))

@@ -56,10 +56,16 @@ class Prompter:
         tokenizer: the model's own, with its chat template.
         context_length: longest prompt and answer together, in tokens.
         vocabulary: the model's tokens.
+        allow_grammars: requests may bring grammars of their own.
     """
 
     def __init__(
-        self, tokenizer: TokenizerWrapper, context_length: int, vocabulary: Vocabulary
+        self,
+        tokenizer: TokenizerWrapper,
+        context_length: int,
+        vocabulary: Vocabulary,
+        *,
+        allow_grammars: bool = False,
     ) -> None:
         # A copy: encoding switches options inside, while the MLX thread decodes with the original.
         self._tokenizer = copy.deepcopy(tokenizer)
@@ -71,7 +77,7 @@ class Prompter:
         self._mark = secrets.token_hex(8)  # nobody outside ever sees it
         self._marked = re.compile(rf"{self._mark}(\d+)\.")
         self._special = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
-        self._constrainer = Constrainer(tokenizer, vocabulary)
+        self._constrainer = Constrainer(tokenizer, vocabulary, allow_grammars=allow_grammars)
 
     def prepare(self, job: Job) -> Prepared:
         """

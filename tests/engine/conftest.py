@@ -27,7 +27,7 @@ def vocabulary(loaded: LoadedModel) -> Vocabulary:
 @pytest.fixture(scope="session")
 def prompter(loaded: LoadedModel, vocabulary: Vocabulary) -> Prompter:
     """The embedded model's prompter."""
-    return Prompter(loaded.tokenizer, loaded.card.context_length, vocabulary)
+    return Prompter(loaded.tokenizer, loaded.card.context_length, vocabulary, allow_grammars=True)
 
 
 @pytest.fixture

@@ -277,3 +277,15 @@ def test_objects_hold_what_they_name(wild: Batcher, prompter: Prompter) -> None:
             found = json.loads(text(deltas))
             jsonschema.validate(found, schema)
             assert schema is composed or found.keys() == {"a"}
+
+
+def test_grammars_are_off_unless_they_are_let_in(
+    loaded: LoadedModel, vocabulary: Vocabulary
+) -> None:
+    """Some would never let the engine go on; expressions, choices and schemas can't."""
+    guarded = Prompter(loaded.tokenizer, loaded.card.context_length, vocabulary)
+    guarded.prepare(held("regex", "a+"))
+    with pytest.raises(RefusedPrompt) as caught:
+        guarded.prepare(held("grammar", 'start: /a+/ "a"'))
+
+    assert "ALLOW_GRAMMARS" in caught.value.message
