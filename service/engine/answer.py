@@ -19,7 +19,7 @@ from mlx_lm.generate import TextStateMachine, make_text_state_machine
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tool_parsers import json_tools
 
-from service.engine.constrain import call_marks, knows_json_calls
+from service.engine.grammar import call_marks, knows_json_calls
 from service.engine.prompt import special_tokens
 from service.protocol import Chat, FinishReason, Job, TokenLogprob, Tool, ToolCall
 
@@ -308,7 +308,7 @@ def _described(tool: Tool) -> dict[str, Any]:
 
 
 def _forced_machine(tokenizer: TokenizerWrapper) -> TextStateMachine:
-    """Return what finds calls as `constrain` forces them."""
+    """Return what finds calls as `grammar` forces them."""
     if knows_json_calls(tokenizer):
         return make_text_state_machine(tokenizer)
     start, end = call_marks(tokenizer)

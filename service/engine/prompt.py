@@ -13,7 +13,8 @@ from typing import Any
 from jinja2 import TemplateError
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from service.engine.constrain import Constrainer, Gate, UnfitGrammar
+from service.engine.constrain import Constrainer, UnfitGrammar
+from service.engine.gate import Gate
 from service.engine.vocabulary import Vocabulary
 from service.protocol import Chat, Job, Prompt, Text, Tokens, Tool, ToolCall, Turn
 
@@ -72,7 +73,6 @@ class Prompter:
         self._context_length = context_length
         self._vocabulary = vocabulary
         self._longest_token = max(map(len, tokenizer.get_vocab()))  # in characters
-        specials = sorted(special_tokens(tokenizer).values(), key=len, reverse=True)
         specials = sorted(special_tokens(tokenizer).values(), key=len, reverse=True)
         self._mark = secrets.token_hex(8)  # nobody outside ever sees it
         self._marked = re.compile(rf"{self._mark}(\d+)\.")

@@ -18,9 +18,14 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 Open = Callable[..., "Page"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Return the system's Chromium, or the one that the environment's CHROMIUM names."""
+    """
+    Return the system's Chromium, or the one that the environment's CHROMIUM names.
+
+    It is closed with this folder's last test: while it is open, playwright's event loop runs in this thread,
+    and no other can.
+    """
     api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if not found:

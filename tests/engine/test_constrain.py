@@ -11,7 +11,7 @@ import pytest
 from mlx_lm.generate import StopSequences
 
 from service.engine.batcher import Batcher
-from service.engine.constrain import Gate, masks
+from service.engine.gate import Gate, masks
 from service.engine.load import LoadedModel
 from service.engine.prompt import Prompter, RefusedPrompt
 from service.engine.vocabulary import Vocabulary

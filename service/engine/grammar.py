@@ -1,0 +1,146 @@
+"""
+What an answer must be, as one grammar in llguidance's words: calls of tools, a form, or either.
+
+A grammar speaks of the answer and not of the thoughts before it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from llguidance import LLMatcher
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from service.engine.schema import narrow
+from service.protocol import Constraint, Tool
+
+CALL_START, CALL_END = "<tool_call>", "</tool_call>"
+# As models have seen JSON most often; what is not fixed would be free to go on for ever.
+_SPACED: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+Grammar = dict[str, Any]
+
+
+class Form(NamedTuple):
+    """All of a job that its grammar depends on."""
+
+    tools: tuple[Tool, ...]
+    must_call: tuple[str, ...]
+    is_parallel: bool
+    constraint: Constraint | None
+
+    @property
+    def param(self) -> str:
+        """The request's field that asked for it."""
+        return self.constraint.param if self.constraint else "tools"
+
+    @property
+    def is_schema(self) -> bool:
+        """It was made from JSON Schemas."""
+        return self.constraint is None or self.constraint.kind.startswith("json")
+
+
+class Composer:
+    """
+    Composes grammars for one model.
+
+    Args:
+        tokenizer: the model's own.
+    """
+
+    def __init__(self, tokenizer: TokenizerWrapper) -> None:
+        self._start, self._end = call_marks(tokenizer)
+        self._knows_json_calls = knows_json_calls(tokenizer)
+        self._specials = {token.content for token in tokenizer.added_tokens_decoder.values()}
+
+    def grammar(self, form: Form) -> str | None:
+        """Return llguidance's grammar for *form* as text; None where none is needed."""
+        tools, constraint = form.tools, form.constraint
+        if form.must_call:
+            tools = tuple(tool for tool in tools if tool.name in form.must_call)
+            return _whole(self._calls(tools, form.is_parallel))
+        if not tools:
+            return _whole(_answer(constraint)) if constraint else None
+        calls = self._calls(tools, form.is_parallel)
+        if constraint:
+            either = _lark("start: @calls | @answer")
+            return _whole(either, calls=calls, answer=_answer(constraint))
+        if self._knows_json_calls and any(tool.strict for tool in tools):
+            return _whole(_lark("start: TEXT (@calls TEXT)?\nTEXT: /(.|\\n)*/"), calls=calls)
+        return None
+
+    def _calls(self, tools: Sequence[Tool], is_parallel: bool) -> Grammar:
+        """Return the grammar of one or more calls of *tools*, each as JSON between its marks."""
+        start, end = self._mark(self._start), self._mark(self._end)
+        bodies = " | ".join(f"body_{i}" for i in range(len(tools)))
+        rules = [
+            f"start: call {'(BREAK? call)*' if is_parallel else ''}",
+            f"call: {start} BREAK? ({bodies}) BREAK? {end}",
+            "BREAK: /\\n/",
+        ]
+        for i, tool in enumerate(tools):
+            opening = f'{{"name": {json.dumps(tool.name)}, "arguments": '
+            rules.append(f'body_{i}: {json.dumps(opening)} arguments_{i} "}}"')
+            rules.append(f"arguments_{i}: %json {json.dumps(_arguments(tool))}")
+        return _lark("\n".join(rules))
+
+    def _mark(self, text: str) -> str:
+        """Return *text* as Lark has it: a special token by its name, others as letters."""
+        is_special = text in self._specials and text.startswith("<") and text.endswith(">")
+        return text if is_special else json.dumps(text)
+
+
+def call_marks(tokenizer: TokenizerWrapper) -> tuple[str, str]:
+    """Return the texts around a call in JSON: the model's own, if that is how it calls."""
+    if knows_json_calls(tokenizer):
+        return tokenizer.tool_call_start, tokenizer.tool_call_end
+    return CALL_START, CALL_END
+
+
+def knows_json_calls(tokenizer: TokenizerWrapper) -> bool:
+    """Whether the model's own calls are JSON objects with `name` and `arguments`."""
+    return bool(tokenizer.init_kwargs.get("tool_parser_type") == "json_tools")
+
+
+def _arguments(tool: Tool) -> Any:
+    """Return the schema of a tool's arguments; a tool that tells none takes none."""
+    schema = json.loads(tool.parameters) or {"additionalProperties": False}
+    return narrow({"type": "object"} | schema) | {"x-guidance": _SPACED}
+
+
+def _answer(constraint: Constraint) -> Grammar:
+    match constraint.kind:
+        case "json_object":
+            return _json({"type": "object"})
+        case "json_schema":
+            return _json(json.loads(constraint.source))
+        case "regex":
+            return _part(LLMatcher.grammar_from_regex(constraint.source))
+        case "choice":
+            choices = json.loads(constraint.source)
+            return _lark("start: " + " | ".join(json.dumps(choice) for choice in choices))
+        case "grammar":
+            return _lark(constraint.source)
+
+
+def _json(schema: Any) -> Grammar:
+    text = json.dumps(narrow(schema))  # as text, since whole numbers may be of any size
+    return _part(LLMatcher.grammar_from_json_schema(text, defaults=_SPACED))
+
+
+def _part(grammar: str) -> Grammar:
+    """Return what llguidance wrote as a whole as a part of another grammar."""
+    found: Grammar = json.loads(grammar)["grammars"][0]
+    return found
+
+
+def _lark(text: str) -> Grammar:
+    return {"lark_grammar": text}
+
+
+def _whole(first: Grammar, **parts: Grammar) -> str:
+    """Return a grammar and the parts that it names as one text."""
+    named = [grammar | {"name": name} for name, grammar in parts.items()]
+    return json.dumps({"grammars": [first, *named]})
