@@ -159,11 +159,17 @@ class Exchange:
         return f"{self.status} {self.media_type or 'without content type'} {body}".rstrip()
 
 
+def models_in(answer: Exchange) -> list[dict[str, Any]]:
+    """Return the entries of a list of models; none where it is no such list."""
+    data = answer.fields().get("data")
+    return [each for each in data if isinstance(each, dict)] if isinstance(data, list) else []
+
+
 def read_json(text: bytes | str) -> object:
     """Return what *text* says as strict JSON (no NaN, valid UTF-8), or None where it isn't."""
     try:
         decoded = text.decode("utf-8") if isinstance(text, bytes) else text
-        parsed: object = json.loads(decoded, parse_constant=_refuse_constant)
+        parsed: object = _STRICT.decode(decoded)
     except (ValueError, RecursionError):
         return None
     return parsed
@@ -171,6 +177,9 @@ def read_json(text: bytes | str) -> object:
 
 def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
+
+
+_STRICT = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 @dataclass
@@ -355,8 +364,7 @@ class Server:
 
     def models(self) -> list[dict[str, Any]]:
         """Return the entries of /v1/models; none where it gives no such list."""
-        data = self.get("/v1/models").fields().get("data")
-        return [each for each in data if isinstance(each, dict)] if isinstance(data, list) else []
+        return models_in(self.get("/v1/models"))
 
     def request(
         self, method: str, path: str, headers: Headers = (), body: bytes | None = None

@@ -19,7 +19,7 @@ from typing import IO, NamedTuple, Protocol
 
 from conformance.client import Server
 from conformance.serverlog import ServerLog
-from conformance.start import READY_WITHIN_S, STEP_S, Start, is_starting
+from conformance.start import READY_WITHIN_S, Start, is_starting
 
 STOP_WITHIN_S = 10.0
 CONTEXT_LENGTH = "2048"
@@ -136,15 +136,18 @@ class Launched:
         moments = self.start.moments
         return self.has_ended() or (bool(moments) and not is_starting(moments[-1].health))
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self, step_s: float) -> None:
         """
         Watch the start until the server is ready, or says for a minute that it isn't yet.
+
+        Args:
+            step_s: from one look to the next.
 
         Raises:
             LaunchFailed: the process ended, or never answered.
         """
         within_s = max(READY_WITHIN_S, 6 * self.server.timeout_s)
-        self.start.watch(within_s, self.has_ended, STEP_S)
+        self.start.watch(within_s, self.has_ended, step_s)
         self.demand_answers(within_s)
 
     def wait_until_answering(self) -> None:

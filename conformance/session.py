@@ -12,7 +12,7 @@ from conformance.answers import Answers
 from conformance.client import Journal, Server
 from conformance.launch import Launched, Launcher
 from conformance.serverlog import ServerLog
-from conformance.start import READY_WITHIN_S, STEP_S, Start, is_starting
+from conformance.start import COARSE_STEP_S, READY_WITHIN_S, STEP_S, Start, is_starting
 
 TIMEOUT_S = 10.0
 NEEDS_READY = {"wire", "openai", "stress"}
@@ -96,7 +96,8 @@ class Session:
             if HELD_BACK.issuperset(self.profiles):
                 self.launched.wait_until_answering()
             else:
-                self.launched.wait_until_ready()
+                is_tested = "startup" in self.profiles
+                self.launched.wait_until_ready(STEP_S if is_tested else COARSE_STEP_S)
         elif "startup" in self.profiles:
             self.start = Start(self.server)
             self.start.watch(max(READY_WITHIN_S, 6 * self.timeout_s), step_s=STEP_S)

@@ -45,6 +45,13 @@ def create_app(settings: Settings) -> Edge:
         warmup=settings.mlx_warmup,
         log_level=settings.log_level,
         allow_grammars=settings.allow_grammars,
+        kv_bits=settings.kv_bits,
+        max_kv_size=settings.max_kv_size,
+        kv_memory_mb=settings.kv_memory_mb,
+        prefix_cache_mb=settings.prefix_cache_mb,
+        prefix_cache_path=settings.prefix_cache_path,
+        prefix_cache_disk_mb=settings.prefix_cache_disk_mb,
+        num_draft_tokens=settings.num_draft_tokens,
     )
     supervisor = Supervisor(load, lifecycle, metrics)
     admission = Admission(

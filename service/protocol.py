@@ -220,6 +220,13 @@ class Load(Message, frozen=True):
         warmup: run a real prefill and decode steps before `WarmedUp`.
         log_level: the least severe lines that the engine logs.
         allow_grammars: requests may bring grammars of their own.
+        kv_bits: bits of a number in the KV cache, 4 or 8; None: as they are computed.
+        max_kv_size: most tokens that a layer remembers; None: all.
+        kv_memory_mb: memory for the KV cache of all rows, in MB; None: any.
+        prefix_cache_mb: memory for prompts that were read before, in MB; 0: none.
+        prefix_cache_path: folder in which they outlive the process; None: nowhere.
+        prefix_cache_disk_mb: most that this folder holds, in MB.
+        num_draft_tokens: most tokens that are guessed ahead and checked in one step; 0: none.
     """
 
     model_path: str | None
@@ -228,6 +235,13 @@ class Load(Message, frozen=True):
     warmup: bool
     log_level: str
     allow_grammars: bool = False
+    kv_bits: int | None = None
+    max_kv_size: int | None = None
+    kv_memory_mb: int | None = None
+    prefix_cache_mb: int = 0
+    prefix_cache_path: str | None = None
+    prefix_cache_disk_mb: int = 4096
+    num_draft_tokens: int = 0
 
 
 class Submit(Message, frozen=True):

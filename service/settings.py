@@ -142,6 +142,36 @@ class Settings:
         "ALLOW_GRAMMARS", "--allow-grammars", click.BOOL, False,
         "Let requests bring grammars of their own; some can stop the engine until it is restarted.",
     )  # fmt: skip
+    kv_bits: int | None = _option(
+        "KV_BITS", "--kv-bits", click.Choice((4, 8)), None,
+        "Bits of each number in the KV cache, 4 or 8. None: as the model computes them.",
+    )  # fmt: skip
+    max_kv_size: int | None = _option(
+        "MAX_KV_SIZE", "--max-kv-size", Whole(min=16), None,
+        "How many tokens a layer remembers, the newest; older ones are forgotten. None: all.",
+    )  # fmt: skip
+
+    kv_memory_mb: int | None = _option(
+        "KV_MEMORY_MB", "--kv-memory-mb", Whole(min=1), None,
+        "Memory for the KV cache of all that generates at once, in MB; who does not fit waits. None: any.",
+    )  # fmt: skip
+    prefix_cache_mb: int = _option(
+        "PREFIX_CACHE_MB", "--prefix-cache-mb", Whole(min=0), 1024,
+        "Memory for prompts that were read before, in MB; what begins alike is not read again. 0: none.",
+    )  # fmt: skip
+    prefix_cache_path: str | None = _option(
+        "PREFIX_CACHE_PATH", "--prefix-cache-path", click.STRING, None,
+        "Folder in which they outlive a restart. It holds what users wrote. None: in memory only.",
+    )  # fmt: skip
+    prefix_cache_disk_mb: int = _option(
+        "PREFIX_CACHE_DISK_MB", "--prefix-cache-disk-mb", Whole(min=1), 4096,
+        "Most that this folder holds for one model, in MB; the oldest go first.",
+    )  # fmt: skip
+
+    num_draft_tokens: int = _option(
+        "NUM_DRAFT_TOKENS", "--num-draft-tokens", Whole(0, 64), 8,
+        "Most tokens that are guessed ahead from what was said before, and checked in one step. 0: none.",
+    )  # fmt: skip
 
     def is_loopback(self) -> bool:
         """Tell whether `host` can be reached from this machine alone."""

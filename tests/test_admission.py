@@ -28,9 +28,9 @@ class Door:
         """Requests in the queue."""
         return int(self._metrics.registry.get_sample_value("tier3a_queue_length") or 0)
 
-    def queue_up(self) -> asyncio.Task[Permit]:
+    def queue_up(self, priority: int = 0) -> asyncio.Task[Permit]:
         """Begin to wait for a permit."""
-        return asyncio.create_task(self.admission.acquire())
+        return asyncio.create_task(self.admission.acquire(priority))
 
 
 async def settle() -> None:
@@ -71,26 +71,36 @@ def test_permit_when_released_twice() -> None:
     asyncio.run(scenario())
 
 
-def test_waiters_are_served_in_their_order() -> None:
-    """First come, first served."""
+@pytest.mark.parametrize(
+    ("priorities", "expected"),
+    [
+        ([0] * 7, [0, 1, 2, 3, 4, 5, 6]),
+        ([3, 2, 1, 0, -1, -2, -3], [6, 5, 4, 3, 2, 1, 0]),
+        ([0, 5, -1, 0, -1, 5, 1], [2, 4, 0, 3, 6, 1, 5]),
+    ],
+)
+def test_waiters_are_served_in_their_order(priorities: list[int], expected: list[int]) -> None:
+    """The smallest priority first; among equals, first come, first served."""
 
     async def scenario() -> list[int]:
         door, served = Door(1, 10), []
+        held = await door.admission.acquire()
 
-        async def one(i: int) -> None:
-            permit = await door.admission.acquire()
+        async def one(i: int, priority: int) -> None:
+            permit = await door.admission.acquire(priority)
             served.append(i)
             await asyncio.sleep(0)
             permit.release()
 
         tasks = []
-        for i in range(8):
-            tasks.append(asyncio.create_task(one(i)))
+        for i, priority in enumerate(priorities):
+            tasks.append(asyncio.create_task(one(i, priority)))
             await asyncio.sleep(0)
+        held.release()
         await asyncio.gather(*tasks)
         return served
 
-    assert list(range(8)) == asyncio.run(scenario())
+    assert expected == asyncio.run(scenario())
 
 
 def test_newcomer_does_not_overtake() -> None:
@@ -137,6 +147,44 @@ def test_queue_when_full(n_places: int) -> None:
 
     assert (429, "queue_full", "rate_limit_error") == (error.status, error.code, error.type)
     assert error.retry_after_s
+
+
+def test_queue_when_full_and_the_newcomer_is_urgent() -> None:
+    """Nobody who waits loses the place to a smaller priority: that orders the queue, no more."""
+
+    async def scenario() -> None:
+        door = Door(1, 1)
+        held = await door.admission.acquire()
+        waiter = door.queue_up(1000)
+        await settle()
+        with pytest.raises(QueueFull):
+            await door.admission.acquire(-1000)
+        held.release()
+
+        (await waiter).release()
+        assert (0, 0) == (door.n_in_use, door.n_waiting)
+
+    asyncio.run(scenario())
+
+
+def test_wait_when_always_overtaken() -> None:
+    """Who lets others go first for too long is refused like anyone, and not forgotten."""
+
+    async def scenario() -> None:
+        door = Door(1, 2, timeout_s=0.02)
+        held = await door.admission.acquire(-1)
+        patient = door.queue_up()
+        await settle()
+        while not patient.done():
+            urgent = door.queue_up(-1)
+            await settle()
+            held.release()
+            held = await urgent
+
+        assert isinstance(patient.exception(), QueueTimeout)
+        assert (1, 0) == (door.n_in_use, door.n_waiting)
+
+    asyncio.run(scenario())
 
 
 def test_wait_when_too_long() -> None:
@@ -186,7 +234,7 @@ def test_waiter_when_cancelled() -> None:
     async def scenario() -> None:
         door = Door(1, 2)
         held = await door.admission.acquire()
-        first, second = door.queue_up(), door.queue_up()
+        second, first = door.queue_up(), door.queue_up(-1)
         await settle()
         first.cancel()
         await settle()
@@ -262,7 +310,7 @@ def test_permits_after_much_coming_and_going(seed: int) -> None:
 
         async def visit() -> None:
             nonlocal n_inside
-            permit = await door.admission.acquire()
+            permit = await door.admission.acquire(chance.randint(-2, 2))
             n_inside += 1
             try:
                 assert n_inside <= n_permits

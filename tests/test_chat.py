@@ -47,6 +47,7 @@ SUPPORTED = {
     "presence_penalty", "repetition_penalty", "logit_bias", "logprobs", "top_logprobs", "tools",
     "tool_choice", "parallel_tool_calls", "response_format", "structured_outputs", "guided_json",
     "guided_regex", "guided_choice", "guided_grammar", "reasoning_effort", "chat_template_kwargs",
+    "priority",
 }  # fmt: skip
 # What changes nothing whatever its value: notes of the client.
 IGNORED = {"user", "metadata", "store"}
@@ -88,7 +89,7 @@ def test_request_when_smallest() -> None:
     """What is not asked for is left to the model's own settings and the context."""
     expected = Job(Chat((Turn("user", "Hi"),)))
 
-    assert ChatRequest((expected,), is_stream=False, include_usage=False) == parsed()
+    assert ChatRequest((expected,), priority=0, is_stream=False, include_usage=False) == parsed()
 
 
 def test_request_when_everything_is_null() -> None:
@@ -288,6 +289,7 @@ def test_unsupported_field_when_it_would_matter(field: str, value: object) -> No
         ("store", True),
         ("parallel_tool_calls", True),
         ("ignore_eos", False),
+        ("priority", 0),
         ("min_tokens", 1),
         ("service_tier", "auto"),
         ("x_unknown", {"deep": [1]}),

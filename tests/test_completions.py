@@ -63,7 +63,7 @@ def test_plain_request() -> None:
     """One text brings one answer of at most 16 tokens, drawn as the model's own files say."""
     expected = Job(Text("Hi"), max_tokens=DEFAULT_MAX_TOKENS)
 
-    assert CompletionRequest((expected,), 1, is_stream=False, include_usage=False) == parsed()
+    assert CompletionRequest((expected,), 1, 0, is_stream=False, include_usage=False) == parsed()
 
 
 @pytest.mark.parametrize(
@@ -173,6 +173,7 @@ def test_every_wish_reaches_the_job() -> None:
         ("max_tokens", None),
         ("max_tokens", 16),
         ("n", 1),
+        ("priority", 0),
         ("stream", False),
         ("suffix", ""),
         ("suffix", None),

@@ -91,7 +91,7 @@ def test_submit_holds_a_permit_until_the_request_ends() -> None:
     case, req = Case(), request()
 
     async def scenario() -> None:
-        ticket = await case.desk.submit(req, CARD, JOBS)
+        ticket = await case.desk.submit(req, CARD, JOBS, 0)
         assert (range(2), 1) == (ticket.numbers, case.n_permits_in_use)
         assert 0 <= ticket.waited_s < 1
         leave(req)
@@ -106,11 +106,11 @@ def test_submit_waits_for_its_turn() -> None:
     case, first, second = Case(), request(), request()
 
     async def scenario() -> float:
-        await case.desk.submit(first, CARD, JOBS)
-        waiting = asyncio.create_task(case.desk.submit(second, CARD, JOBS))
+        await case.desk.submit(first, CARD, JOBS, 0)
+        waiting = asyncio.create_task(case.desk.submit(second, CARD, JOBS, 0))
         await asyncio.sleep(0.05)
         with pytest.raises(QueueFull):
-            await case.desk.submit(request(), CARD, JOBS)
+            await case.desk.submit(request(), CARD, JOBS, -1)
         leave(first)
         return (await waiting).waited_s
 
@@ -125,7 +125,7 @@ def test_submit_when_the_engine_is_gone() -> None:
     case.engine.error = ModelNotReady("gone")
 
     async def scenario() -> None:
-        await case.desk.submit(req, CARD, JOBS)
+        await case.desk.submit(req, CARD, JOBS, 0)
 
     with pytest.raises(ModelNotReady):
         asyncio.run(scenario())

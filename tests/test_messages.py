@@ -42,6 +42,7 @@ ADD = {"name": "add", "input_schema": {"type": "object"}}
 READ = {
     "model", "messages", "max_tokens", "system", "stop_sequences", "temperature", "top_p", "top_k", "tools",
     "tool_choice", "thinking", "output_config", "stream", "context_management",
+    "priority",
 }  # fmt: skip
 IGNORED = {"metadata", "service_tier"}
 

@@ -94,6 +94,7 @@ CARD = ModelCard("a/b", "gemma", "A model.", 8192, 1_700_000_000, 4, True, True,
 TO_ENGINE: list[ToEngine] = [
     Load(None, None, 8, True, "INFO"),
     Load("org/model", 4096, 1, False, "DEBUG"),
+    Load(None, None, 8, True, "INFO", kv_bits=8, max_kv_size=4096),
     Submit(1, Job(Chat((Turn("user", ""),)))),
     Submit(2, Job(Text("Once\x00"), max_tokens=0)),
     Submit(3, Job(Tokens((0, 1, 2**31)))),

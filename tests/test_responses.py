@@ -44,6 +44,7 @@ SUPPORTED = {
     "temperature", "top_p", "top_k", "min_p", "seed", "frequency_penalty", "presence_penalty",
     "repetition_penalty", "top_logprobs", "include", "text", "tools", "tool_choice",
     "parallel_tool_calls", "reasoning", "metadata", "user", "safety_identifier", "prompt_cache_key",
+    "priority",
 }  # fmt: skip
 # It bounds calls of the server's own tools, and there are none.
 IGNORED = {"max_tool_calls"}
@@ -222,6 +223,7 @@ def test_unsupported_field_when_the_model_cannot(change: dict[str, Any], param: 
     "change",
     [
         {"background": False},
+        {"priority": 0},
         {"truncation": "disabled"},
         {"context_management": []},
         {"max_tool_calls": 3},

@@ -27,6 +27,22 @@ TABLE: list[tuple[str, str, str, Any, str, str, Any, Any]] = [
     ("log_level", "LOG_LEVEL", "--log-level", "INFO", "debug", "ERROR", "DEBUG", "ERROR"),
     ("api_key", "API_KEY", "--api-key", None, "k1", "k2", "k1", "k2"),
     ("allow_grammars", "ALLOW_GRAMMARS", "--allow-grammars", False, "true", "false", True, False),
+    ("kv_bits", "KV_BITS", "--kv-bits", None, "4", "8", 4, 8),
+    ("max_kv_size", "MAX_KV_SIZE", "--max-kv-size", None, "16", "4096", 16, 4096),
+    ("kv_memory_mb", "KV_MEMORY_MB", "--kv-memory-mb", None, "500", "100", 500, 100),
+    ("prefix_cache_mb", "PREFIX_CACHE_MB", "--prefix-cache-mb", 1024, "0", "7", 0, 7),
+    ("prefix_cache_path", "PREFIX_CACHE_PATH", "--prefix-cache-path", None, "/a", "b", "/a", "b"),
+    (
+        "prefix_cache_disk_mb",
+        "PREFIX_CACHE_DISK_MB",
+        "--prefix-cache-disk-mb",
+        4096,
+        "1",
+        "2",
+        1,
+        2,
+    ),
+    ("num_draft_tokens", "NUM_DRAFT_TOKENS", "--num-draft-tokens", 8, "0", "4", 0, 4),
 ]
 NAMES = [row[0] for row in TABLE]
 
@@ -47,6 +63,9 @@ BAD = [
     ("--queue-size", "QUEUE_SIZE", "-1", ["0<=x<=100000"]),
     ("--queue-size", "QUEUE_SIZE", "100001", ["0<=x<=100000"]),
     ("--log-level", "LOG_LEVEL", "loud", ["debug", "info", "warning", "error", "critical"]),
+    ("--kv-bits", "KV_BITS", "6", ["4", "8"]),
+    ("--kv-bits", "KV_BITS", "8.0", ["4", "8"]),
+    ("--max-kv-size", "MAX_KV_SIZE", "15", ["x>=16"]),
     ("--model-type", "MODEL_TYPE", "video", ["lm", "multimodal", "embeddings", "whisper"]),
 ]
 

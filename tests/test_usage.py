@@ -24,14 +24,23 @@ def test_counts_of_one_answer() -> None:
 
 
 def test_counts_of_several_answers() -> None:
-    """Answers add up; the prompt is one, and so is what of it was known before."""
+    """Answers add up; the prompt is one, and only what none of them had to read was known before."""
     usage = Usage(7, n_answers=2)
-    usage.add(1, last(5, 2, Spent(0, 0.0, 0.0, 0.0)))
-    usage.add(0, last(4, 1, Spent(6, 0.0, 0.0, 0.0)))
+    usage.add(1, last(5, 2, Spent(6, 0.0, 0.0, 0.0)))
+    usage.add(0, last(4, 1, Spent(2, 0.0, 0.0, 0.0)))
     counts = usage.counts()
 
     assert (7, 9, 16) == tuple(counts.values())[:3]
-    assert (6, 3) == (usage.n_cached_tokens, usage.n_reasoning_tokens)
+    assert (2, 3) == (usage.n_cached_tokens, usage.n_reasoning_tokens)
+
+
+def test_cached_tokens_of_several_prompts() -> None:
+    """Each prompt counts with what none of its answers had to read."""
+    usage = Usage(20, n_answers=4, n_prompts=2)
+    for index, n_cached in enumerate((1, 5, 8, 7)):
+        usage.add(index, last(1, spent=Spent(n_cached, 0.0, 0.0, 0.0)))
+
+    assert 1 + 7 == usage.n_cached_tokens
 
 
 def test_completeness() -> None:

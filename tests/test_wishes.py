@@ -98,6 +98,17 @@ def test_stop_as_text_or_list(stop: object, expected: tuple[str, ...]) -> None:
     assert expected == wishes.stops({"stop_sequences": stop}, "stop_sequences")
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"), [(-1000, -1000), (0, 0), (7, 7), (2.0, 2), (None, 0)]
+)
+def test_priority_is_a_number(given: float | None, expected: int) -> None:
+    """Null is the same as nothing, and that is 0; a whole number is one however it is written."""
+    found = wishes.priority({"priority": given})
+
+    assert (expected, int) == (found, type(found))
+    assert 0 == wishes.priority({})
+
+
 def test_several_without_a_seed() -> None:
     """Without a seed the jobs are alike; chance tells their answers apart."""
     job = Job(Text("x"))

@@ -3,7 +3,8 @@ The servers of the proof, each a fork of the process that runs the suite.
 
 The proof starts thousands of servers, and most of a start is Python's own: the same modules,
 imported again. A fork has them already. It is a process group of its own, with its own output and
-environment, as if its command had been typed.
+environment, as if its command had been typed. And it isn't there at once, as no process is: a
+start is seen from its beginning only by who came before it.
 """
 
 import logging
@@ -19,6 +20,7 @@ from conformance.broken import __main__ as server
 from conformance.launch import Process, spawn
 
 STEP_S = 0.002
+ABSENT_S = 0.02
 
 
 class Forked:
@@ -78,6 +80,7 @@ def _serve(words: Sequence[str], environment: Mapping[str, str], output: int) ->
         logging.root.handlers.clear()
         os.environ.clear()
         os.environ.update(environment)
+        time.sleep(ABSENT_S)
         server.main(list(words))
         status = 0
     except SystemExit as end:

@@ -46,12 +46,13 @@ SUITE = Path(__file__).parent.parent
 CORRECT = "the correct server"
 BROKEN = {FAIL, WARN, ENGINE_ERROR}
 PRIVATE = ("TIER3A_BASE_URL", "PYTEST_ADDOPTS")
-N_AT_ONCE = 7  # they mostly wait
-N_UNDISTURBED = 2
+N_AT_ONCE = 10  # they mostly wait
+N_UNDISTURBED = 4
+EARLY = 0.7
 TURNED = {"CFG", "QUEUE", "WARM"}
 PYTEST = (
-    *("-q", "--assert=plain", "--tb=native"),
-    *("-p", "no:cacheprovider", "-p", "no:unraisableexception"),
+    *("-q", "-s", "--assert=plain", "--tb=native"),
+    *("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "no:logging"),
 )
 
 
@@ -174,13 +175,13 @@ def prepare() -> None:
     faults.load()
     with open(os.devnull, "w") as sink, redirect_stdout(sink):
         pytest.main([str(SUITE), *PYTEST, "--collect-only"])
-    gc.freeze()
+    gc.disable()  # a run is over before it matters, and what is shared with forks stays shared
 
 
 def paths_of(run: Run) -> list[str]:
-    """Return what pytest is to collect."""
-    chosen = [area.checks for area in catalogue.areas() if area.name in run.areas]
-    return [str(SUITE / name) for name in chosen] or [str(SUITE)]
+    """Return what pytest is to collect; it looks at a folder once, but once more for each file."""
+    others = [area for area in catalogue.areas() if run.areas and area.name not in run.areas]
+    return [str(SUITE), *(f"--ignore={SUITE / area.checks}" for area in others)]
 
 
 def read(task: Task, report: Report) -> Result:
@@ -197,16 +198,31 @@ def read(task: Task, report: Report) -> Result:
 def gather(names: list[str]) -> list[Result]:
     """Do all tasks for the correct server and the faults in *names*, a few side by side."""
     known = faults.load()
-    tasks = [Task(CORRECT, run) for run in RUNS]
+    tasks = [Task(CORRECT, run) for run in RUNS] + [Task(name) for name in names]
     tasks += [Task(name, run) for name in names for run in runs_of(known[name])]
-    tasks.sort(key=lambda task: task.run != "its options")  # the longest first
-    progress = Progress(len(tasks) + len(names) + 1)
+    progress = Progress(len(tasks) + 1)
     expected, unsettled = transcript_of_correct()
     with _pool(N_AT_ONCE) as pool:
-        looks = [pool.apply_async(look, (Task(name), expected)) for name in names]
-        results = [progress.count(done) for done in pool.imap_unordered(run_suite, tasks)]
-        results += [progress.count(done.get()) for done in looks]
+        doing = pool.imap_unordered(partial(do, expected=expected), mixed(tasks))
+        results = [progress.count(done) for done in doing]
     return [*results, progress.count(Result(Task(CORRECT), evidence=unsettled))]
+
+
+def do(task: Task, expected: dict[str, str]) -> Result:
+    """Do one task, of either kind."""
+    return run_suite(task) if task.run else look(task, expected)
+
+
+def mixed(tasks: list[Task]) -> list[Task]:
+    """
+    Spread each kind of task evenly, so that those that wait are beside those that compute.
+
+    The longest are over early, since nothing would be left to do beside the last of them.
+    """
+    kinds = [[task for task in tasks if task.run == run] for run in ("", *RUNS)]
+    places = {task: at / len(kind) for kind in kinds for at, task in enumerate(kind)}
+    places |= {task: EARLY * at for task, at in places.items() if task.run == "its options"}
+    return sorted(tasks, key=lambda task: places[task])
 
 
 def _pool(n_at_once: int) -> Pool:
@@ -216,18 +232,19 @@ def _pool(n_at_once: int) -> Pool:
 
 def transcript_of_correct() -> tuple[dict[str, str], str]:
     """Return what the correct server shows twice, and what of it was never the same twice in three."""
-    first, second = told(list(PROBES)), told(list(PROBES))
+    first, second = told(list(PROBES), n_times=2)
     doubtful = {key for key in first | second if first.get(key) != second.get(key)}
-    third = told(list({key.partition(":")[0] for key in doubtful}))
+    (third,) = told(list({key.partition(":")[0] for key in doubtful}), n_times=1)
     settled = {key for key in doubtful if third.get(key) in {first.get(key), second.get(key)}}
     unsettled = "; ".join(f"{key}: {third.get(key)!r}" for key in sorted(doubtful - settled))
     return first | {key: third[key] for key in settled if key in third}, unsettled
 
 
-def told(probes: list[str]) -> dict[str, str]:
-    """Return the correct server's transcript, taken with the machine almost to itself."""
+def told(probes: list[str], n_times: int) -> list[dict[str, str]]:
+    """Return the correct server's transcripts, taken with the machine almost to itself."""
     with _pool(N_UNDISTURBED) as pool:
-        return dict(pair for pairs in pool.imap(tell, probes) for pair in pairs)
+        takes = [pool.imap(tell, probes) for _ in range(n_times)]
+        return [dict(pair for pairs in take for pair in pairs) for take in takes]
 
 
 def tell(probe: str) -> list[tuple[str, str]]:

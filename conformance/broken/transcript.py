@@ -26,6 +26,7 @@ from conformance.launch import FLAGS, Launched, Launcher, Turned, free_port
 
 TIMEOUT_S = 8.0
 SLOW_S = 1.0
+STEP_S = 0.01
 START_S = 1.5
 HOST = "127.0.0.1"
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
@@ -250,6 +251,7 @@ def _health_meanwhile(server: Server) -> str:
         chat = pool.submit(server.chat, "Hello", max_tokens=64)
         slowest_s = 0.0
         while not chat.done():
+            time.sleep(STEP_S)
             slowest_s = max(slowest_s, server.get("/health").total_s)
     return "late" if slowest_s > SLOW_S else "at once"
 
@@ -258,6 +260,7 @@ def _models_later(server: Server) -> str:
     """Say whether the list stays the same when a second has gone by."""
     first, began_s = server.models(), time.monotonic()
     while time.monotonic() < began_s + 1.1:
+        time.sleep(STEP_S)
         if server.models() != first:
             return "changed"
     return "the same"

@@ -1,5 +1,6 @@
 """One run as its JSON report: what was found, with the exchanges that show it, secrets taken out."""
 
+import functools
 import hashlib
 import shlex
 from collections.abc import Iterable
@@ -236,6 +237,7 @@ def _baseline(findings: Findings) -> shape.Baseline | None:
     }
 
 
+@functools.cache
 def _code_sha256() -> str:
     """Hash the suite's own code; the broken servers that prove it are no part of it."""
     digest = hashlib.sha256()

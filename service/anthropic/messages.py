@@ -41,10 +41,12 @@ class MessageRequest:
 
     Attributes:
         job: the one answer.
+        priority: its turn in the queue; smaller is earlier.
         is_stream: answer as server-sent events.
     """
 
     job: Job
+    priority: int
     is_stream: bool
 
 
@@ -86,7 +88,7 @@ def parse(body: Mapping[str, Any], card: ModelCard) -> MessageRequest:
         must_call=must_call,
         parallel_tool_calls=not (body.get("tool_choice") or {}).get("disable_parallel_tool_use"),
     )
-    return MessageRequest(job, is_stream=bool(body.get("stream")))
+    return MessageRequest(job, wishes.priority(body), is_stream=bool(body.get("stream")))
 
 
 def prompt(body: Mapping[str, Any], card: ModelCard) -> Chat:

@@ -6,22 +6,28 @@ One `step` is one decode step for every row, or a piece of the prompts that wait
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from mlx_lm.generate import BatchGenerator, GenerationBatch, StopSequences, make_stop_sequences
+import numpy as np
+from mlx_lm.generate import GenerationBatch, StopSequences, make_stop_sequences
 
 from service.engine.answer import Answer, Reader
+from service.engine.drafts import Generator
+from service.engine.kv import Caches
 from service.engine.load import LoadedModel
+from service.engine.prefix_cache import Cache, Held, Ids, PrefixCache
 from service.engine.prompt import Prepared
+from service.engine.reading import MAX_STEP_TOKENS, Pace, Prompt, Readings, window_of
 from service.engine.sampling import Draw, Sampler
 from service.engine.scoring import Scored, Scoring
 from service.engine.vocabulary import Vocabulary
 from service.protocol import Candidate, Delta, FinishReason, Job, Spent, TokenLogprob
 
-PREFILL_STEP_TOKENS = 512
 PREFILL_ROWS = 8
 MIN_LOGPROB = -9999.0
 _NO_END = StopSequences()
@@ -32,9 +38,12 @@ class _Row:
     ticket: int
     job: Job
     prepared: Prepared
+    ids: Ids
     answer: Answer
     draw: Draw
+    max_tokens: int
     came_s: float
+    n_cached: int = 0
     begun_s: float | None = None
     first_s: float | None = None
     n_tokens: int = 0
@@ -48,38 +57,68 @@ class Batcher:
         loaded: the model and its tokenizer.
         vocabulary: its tokens.
         max_rows: most rows at once.
+        caches: makes each row's; by default the model's own.
+        prefixes: what has been read before; by default nothing is kept.
+        max_kv_bytes: of the caches of all rows together, at the longest that they may become.
+        max_tokens_ahead: most tokens that a row is given by guessing in one step; 0: nothing is guessed.
 
     Attributes:
+        window: caches of as many tokens or more can't be shortened; may be infinite.
+        context_length: longest prompt and answer together, in tokens.
         broken: tickets whose answers could not be held to their form in the last step, and the request's
             field that asked for it; their rows are gone, the others are as they were.
     """
 
-    def __init__(self, loaded: LoadedModel, vocabulary: Vocabulary, max_rows: int) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        vocabulary: Vocabulary,
+        max_rows: int,
+        *,
+        caches: Caches | None = None,
+        prefixes: PrefixCache | None = None,
+        max_kv_bytes: float = math.inf,
+        max_tokens_ahead: int = 0,
+    ) -> None:
         self._loaded = loaded
         self._vocabulary = vocabulary
         self._max_rows = max_rows
+        self._prefixes = PrefixCache(max_bytes=0) if prefixes is None else prefixes
+        self._caches = caches or Caches(loaded.model, None, None)
+        self.context_length = loaded.card.context_length
+        self.window = window_of(self._caches.make())
+        self._max_kv_bytes = max_kv_bytes
+        self._max_tokens_ahead = max_tokens_ahead if self.window > 0 else 0
+        self._pace = Pace()
         self._turn_ends = make_stop_sequences(loaded.tokenizer)
         self._reader = Reader(loaded.tokenizer)
-        self.reset()
+        self._start()
 
     @property
     def tickets(self) -> list[int]:
-        """The tickets of all rows: being scored, prefilling or decoding."""
-        return [row.ticket for row in [*self._scored, *self._rows.values()]]
+        """The tickets of all rows: being scored, waiting, prefilling or decoding."""
+        return [row.ticket for row in [*self._scored, *self._waiting, *self._rows.values()]]
 
     def reset(self) -> None:
         """Drop every row and everything that a failed step may have left behind."""
+        self._prefixes.clear()
+        self._start()
+
+    def _start(self) -> None:
         self._rows: dict[int, _Row] = {}
+        self._waiting: list[_Row] = []
+        self._readings = Readings(self.window, is_keeping=self._prefixes.is_on)
         self._scored: list[_Row] = []
         self.broken: list[tuple[int, str]] = []
         self._scoring: Scoring | None = None
         self._sampler = Sampler()
-        self._generator = BatchGenerator(
+        self._generator = Generator(
             self._loaded.model,
-            sampler=self._sampler,
+            self._sampler,
+            self._max_tokens_ahead,
             completion_batch_size=self._max_rows,
             prefill_batch_size=min(PREFILL_ROWS, self._max_rows),
-            prefill_step_size=PREFILL_STEP_TOKENS,
+            prefill_step_size=MAX_STEP_TOKENS,
         )
 
     def add(self, ticket: int, prepared: Prepared, job: Job, came_s: float | None = None) -> None:
@@ -102,35 +141,55 @@ class Batcher:
         )
         answer = self._reader.answer(job, is_thinking=prepared.is_thinking)
         came_s = time.monotonic() if came_s is None else came_s
-        row = _Row(ticket, job, prepared, answer, draw, came_s)
-        if job.echo:
-            self._scored.append(row)
-        else:
-            self._insert(row, prepared.ids)
+        ids = np.array(prepared.ids, dtype=np.uint32)
+        room = self.context_length - len(ids)
+        max_tokens = min(job.max_tokens or room, room)
+        row = _Row(ticket, job, prepared, ids, answer, draw, max_tokens, came_s)
+        (self._scored if job.echo else self._waiting).append(row)
 
-    def _insert(self, row: _Row, ids: list[int], cache: list[Any] | None = None) -> None:
-        """Make a row of the batch; *ids* are what its *cache* doesn't hold yet."""
-        room = self._loaded.card.context_length - len(row.prepared.ids)
+    def _begin(self) -> None:
+        """Let rows in, first come first served; who gains by waiting for another's prompt does."""
+        for row in self._waiting.copy():
+            n_reading = len(self._readings.prompts)
+            is_full = len(self._rows) >= self._max_rows or n_reading >= PREFILL_ROWS
+            if is_full or not self._has_room_for(row):
+                return
+            if not self._readings.is_coming(row.ids, self._prefixes.reach(row.ids[:-1])):
+                self._waiting.remove(row)
+                held = self._prefixes.find(row.ids)
+                row.n_cached = held.n_tokens
+                self._insert(row, held)
+
+    def _has_room_for(self, row: _Row) -> bool:
+        rows = [*self._rows.values(), row]
+        n_bytes = sum(self._caches.n_bytes(len(each.ids) + each.max_tokens) for each in rows)
+        return n_bytes <= self._max_kv_bytes
+
+    def _insert(self, row: _Row, held: Held) -> None:
+        """Make a row of the batch, that begins with what is *held* of its prompt."""
         ends = self._turn_ends
         if row.job.ignore_eos and row.draw.gate is None:
             ends = _NO_END
-        n_held = len(row.prepared.ids) - len(ids)
-        (uid,) = self._generator.insert(
-            [ids],
-            max_tokens=[min(row.job.max_tokens or room, room)],
-            caches=[cache] if cache is not None else None,
-            all_tokens=[row.prepared.ids[:n_held]],
+        marks = self._readings.marks(row.ids, held, (each.ids for each in self._waiting))
+        places = [held.n_tokens, *marks, len(row.ids)]
+        (uid,) = self._generator.insert_segments(
+            [[row.prepared.ids[begin:end] for begin, end in pairwise(places)]],
+            max_tokens=[row.max_tokens],
+            caches=[held.cache or self._caches.make()],
+            all_tokens=[row.prepared.ids[: held.n_tokens]],
             samplers=[self._sampler],
             logits_processors=[row.draw.processors],
             stop_sequences=[self._sampler.turnstile(row.draw, ends)],
         )
         self._rows[uid] = row
+        self._readings.prompts[uid] = Prompt(row.ids, held.n_tokens, marks)
 
     def remove(self, ticket: int) -> None:
         """Drop the row of *ticket* and its cache, if there is one."""
         if self._scored and self._scored[0].ticket == ticket:
             self._scoring = None
         self._scored = [row for row in self._scored if row.ticket != ticket]
+        self._waiting = [row for row in self._waiting if row.ticket != ticket]
         for uid, row in self._rows.items():
             if row.ticket == ticket:
                 self._drop(uid)
@@ -140,14 +199,45 @@ class Batcher:
         """Advance every row and return what it brought."""
         self.broken = []
         deltas = self._score()
+        self._begin()
         if self._rows:
-            began_s = time.monotonic()
-            progress, responses = self._generator.next()
-            for piece in progress:
-                if (row := self._rows.get(piece.uid)) and row.begun_s is None:
-                    row.begun_s = began_s
-            deltas += [self._read(each) for each in responses if each.uid in self._rows]
+            deltas += self._advance()
         return tuple(delta for delta in deltas if _says_something(delta))
+
+    def _advance(self) -> list[Delta]:
+        """Decode a token for every row that has its prompt, and read a piece of the other prompts."""
+        n_reading = len(self._readings.prompts)
+        is_decoding = n_reading < len(self._rows)
+        self._generator.prefill_step_size = self._pace.n_tokens(n_reading, is_decoding=is_decoding)
+        began_s = time.monotonic()
+        progress, responses = self._generator.next()
+        n_read, n_begun = self._follow(progress, began_s)
+        if not n_begun:  # the first token of a row takes a step of its own
+            self._pace.learn(time.monotonic() - began_s, n_read, is_decoding=is_decoding)
+        return [self._read(each) for each in responses if each.uid in self._rows]
+
+    def _follow(self, progress: Sequence[Any], began_s: float) -> tuple[int, int]:
+        """
+        Note how far the prompts have been read, from *began_s* on.
+
+        Returns:
+            How many tokens were read, and how many rows have begun to decode.
+        """
+        n_read = n_begun = 0
+        for piece in progress:
+            prompt, row = self._readings.prompts[piece.uid], self._rows[piece.uid]
+            row.begun_s = row.begun_s or began_s
+            if piece.end_of_prompt:
+                del self._readings.prompts[piece.uid]
+                n_begun += 1
+                continue
+            n_done, n_all = piece.progress
+            n_before, prompt.n_read = prompt.n_read, len(prompt.ids) - n_all + n_done
+            n_read += prompt.n_read - n_before
+            if self._readings.is_wanted(prompt, (each.ids for each in self._waiting)):
+                cache, _ = self._generator.extract_cache([piece.uid])[piece.uid]
+                self._prefixes.keep(prompt.ids[: prompt.n_read], cache)
+        return n_read, n_begun
 
     def _score(self) -> list[Delta]:
         """Score a piece of the first prompt that waits for it; return its echo once it is whole."""
@@ -158,7 +248,9 @@ class Batcher:
         ids, n_top = row.prepared.ids, row.job.top_logprobs
         if n_top is not None:
             if self._scoring is None:
-                self._scoring = Scoring(self._loaded.model, ids, n_top, self._vocabulary.n_logits)
+                self._scoring = Scoring(
+                    self._loaded.model, self._caches.make(), ids, n_top, self._vocabulary.n_logits
+                )
             if not self._scoring.is_done:
                 self._scoring.step()
             if not self._scoring.is_done:
@@ -171,10 +263,8 @@ class Batcher:
             return [
                 Delta(row.ticket, row.prepared.text, 0, "length", logprobs=logprobs, spent=spent)
             ]
-        if scoring and len(ids) > 1:
-            self._insert(row, ids[-1:], scoring.cache)
-        else:
-            self._insert(row, ids)
+        n_held = len(ids) - 1 if scoring else 0
+        self._insert(row, Held(n_held, scoring.cache if scoring and n_held else None, n_held))
         return [Delta(row.ticket, row.prepared.text, 0, logprobs=logprobs)]
 
     def _echoed(self, ids: list[int], scored: Sequence[Scored]) -> tuple[TokenLogprob, ...]:
@@ -207,8 +297,10 @@ class Batcher:
         if reason is not None:
             self._sampler.forget(row.draw)
             del self._rows[response.uid]
+            self._keep(response.all_tokens, response.prompt_cache)
         elif answer.is_over:
-            self._drop(response.uid)
+            cache, tokens = self._drop(response.uid)
+            self._keep(tokens, cache)
         if row.draw.gate is not None and row.draw.gate.is_broken:
             param = row.job.constraint.param if row.job.constraint else "tools"
             self.broken.append((row.ticket, param))
@@ -252,11 +344,20 @@ class Batcher:
         now_s = time.monotonic()
         begun_s = row.begun_s or now_s
         first_s = row.first_s or now_s
-        return Spent(0, begun_s - row.came_s, first_s - begun_s, now_s - first_s)
+        return Spent(row.n_cached, begun_s - row.came_s, first_s - begun_s, now_s - first_s)
 
-    def _drop(self, uid: int) -> None:
+    def _keep(self, tokens: list[int], cache: Cache) -> None:
+        """Keep what a whole answer left behind: the chat may go on."""
+        self._prefixes.keep(np.array(tokens, dtype=np.uint32), cache)
+
+    def _drop(self, uid: int) -> tuple[Cache, list[int]]:
+        """Take a row out of the batch; return its cache, not computed yet, and the tokens that it holds."""
         self._sampler.forget(self._rows.pop(uid).draw)
-        self._generator.remove([uid])
+        self._readings.prompts.pop(uid, None)
+        left: tuple[Cache, list[int]] = self._generator.remove([uid], return_prompt_caches=True)[
+            uid
+        ]
+        return left
 
 
 def _says_something(delta: Delta) -> bool:

@@ -26,6 +26,7 @@ from service.catalog.card import UnfitModel
 from service.engine.batcher import Batcher
 from service.engine.channel import Channel
 from service.engine.load import LoadedModel, load
+from service.engine.memory import Memory, plan
 from service.engine.prompt import Prepared, Prompter, RefusedPrompt
 from service.engine.vocabulary import Vocabulary
 from service.engine.warmup import warm_up
@@ -91,6 +92,7 @@ class Engine:
         self._text_worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="text")
         self._preparing: set[int] = set()
         self._cancelled: set[int] = set()
+        self._memory: Memory | None = None
 
     def read(self) -> None:
         """Hand messages over until the API process is gone; then there is nobody left to work for."""
@@ -102,6 +104,8 @@ class Engine:
                 self._inbox.put(message)
             elif isinstance(message, Tokenize | Detokenize):
                 self._text_worker.submit(self._tell, message)
+        if self._memory:
+            self._memory.close()
         self._leave(0)
 
     def run(self, loaded: LoadedModel, order: Load) -> None:
@@ -114,6 +118,8 @@ class Engine:
         logits = loaded.model(mx.array([[0]]))
         if not mx.isfinite(logits).all().item():
             raise UnfitModel("it computes no finite numbers; its weights are damaged")
+        loaded, memory = plan(loaded, order)
+        self._memory = memory
         vocabulary = Vocabulary(loaded.tokenizer, logits.shape[-1])
         self._prompter = Prompter(
             loaded.tokenizer,
@@ -122,9 +128,18 @@ class Engine:
             allow_grammars=order.allow_grammars,
         )
         prompt = self._first_prompt()
-        batcher = Batcher(loaded, vocabulary, order.max_concurrency)
+        batcher = Batcher(
+            loaded,
+            vocabulary,
+            order.max_concurrency,
+            caches=memory.caches,
+            prefixes=memory.prefixes,
+            max_kv_bytes=memory.max_kv_bytes,
+            max_tokens_ahead=order.num_draft_tokens,
+        )
         self._channel.send(Loaded(loaded.card))
         error = self._warm_up(batcher, prompt, order.max_concurrency) if order.warmup else None
+        memory.open(batcher, prompt)
         self._channel.send(WarmedUp(error))
         while True:
             self._take(batcher)

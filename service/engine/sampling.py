@@ -209,6 +209,28 @@ class Sampler:
             self._rows.remove(row)
             self._plan = None
 
+    def can_look_ahead(self, place: int) -> bool:
+        """Whether what the row at *place* draws depends on nothing but logits, key and number."""
+        row = self._rows[place]
+        return row.gate is None and row.top_logprobs is None and not row.is_adjusted
+
+    def ahead(self, places: Sequence[tuple[int, int]], logprobs: mx.array) -> mx.array:
+        """
+        Return tokens that rows would draw later, not computed yet, shape (n,); nothing is remembered.
+
+        Args:
+            places: a row's place, and how many draws after its last one.
+            logprobs: the model's log-probabilities there, shape (n, vocabulary).
+        """
+        plan = _Plan([self._rows[i] for i, _ in places], [n - 1 for _, n in places])
+        return plan.chosen(logprobs.astype(mx.float32))
+
+    def skip(self, n_draws: Sequence[int]) -> None:
+        """Count draws for each row that `ahead` made."""
+        for row, n in zip(self._rows, n_draws, strict=True):
+            row.n_drawn += n
+        self._plan = None
+
     def __call__(self, logprobs: mx.array) -> mx.array:
         """
         Return the next token of each row, not computed yet, shape (rows,).
@@ -229,9 +251,15 @@ class Sampler:
 
 
 class _Plan:
-    """What a set of rows wants, laid out for computing with all of them at once."""
+    """
+    What a set of rows wants, laid out for computing with all of them at once.
 
-    def __init__(self, rows: Sequence[Draw]) -> None:
+    Args:
+        rows: each may stand there several times.
+        n_later: how many draws each is ahead of what it has drawn; by default none is.
+    """
+
+    def __init__(self, rows: Sequence[Draw], n_later: Sequence[int] | None = None) -> None:
         self.rows = list(rows)
         places = range(len(rows))
         self._adjusted = [i for i in places if rows[i].is_adjusted]
@@ -246,7 +274,10 @@ class _Plan:
             if any(row.is_greedy for row in rows):
                 self._spread = _column(float(not row.is_greedy) for row in rows)
             self._keys = mx.array(np.stack([row.key for row in rows]))
-            self._numbers = mx.array(np.array([[0, row.n_drawn] for row in rows], dtype=np.uint32))
+            numbers = [
+                row.n_drawn + n for row, n in zip(rows, n_later or [0] * len(rows), strict=True)
+            ]
+            self._numbers = mx.array(np.array([[0, n] for n in numbers], dtype=np.uint32))
             self._next = mx.array(np.array([0, 1], dtype=np.uint32))
         self._min_p = None
         if any(row.min_p > 0 for row in rows):
@@ -264,13 +295,17 @@ class _Plan:
             scores[i] = self.rows[i].adjusted(scores[i])
         if self._gated:
             scores = self._masked(scores)
-        tokens = mx.argmax(self._shaken(scores), axis=-1)
+        tokens = self.chosen(scores)
         drawn = Drawn(tokens)
         for i, row in enumerate(self.rows):
             row.note(drawn, i)
         if self._reporting:
             self._report(logprobs, tokens)
         return tokens
+
+    def chosen(self, scores: mx.array) -> mx.array:
+        """Return the token that each row draws from its *scores*, shape (rows, vocabulary)."""
+        return mx.argmax(self._shaken(scores), axis=-1)
 
     def _masked(self, scores: mx.array) -> mx.array:
         """Leave only the tokens that the gates let through; what they cost hides behind the model."""

@@ -6,7 +6,6 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.cache import make_prompt_cache
 
 from service.engine.sampling import likeliest, rows_of
 
@@ -22,6 +21,7 @@ class Scoring:
 
     Args:
         model: maps token ids, shape (1, n), and a cache to logits, shape (1, n, vocabulary).
+        cache: an empty one, one part per layer.
         ids: the prompt, shape (n,).
         n_top: how many of the likeliest tokens to name in each place.
         n_logits: the logit width.
@@ -32,8 +32,10 @@ class Scoring:
             theirs, likeliest first.
     """
 
-    def __init__(self, model: nn.Module, ids: list[int], n_top: int, n_logits: int) -> None:
-        self.cache: list[Any] = make_prompt_cache(model)
+    def __init__(
+        self, model: nn.Module, cache: list[Any], ids: list[int], n_top: int, n_logits: int
+    ) -> None:
+        self.cache = cache
         self.scored: list[Scored] = []
         self._model = model
         self._ids = ids

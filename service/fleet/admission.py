@@ -1,13 +1,15 @@
 """
 Who may generate now, who waits, and who is turned away.
 
-First come, first served. A permit is held from here until the request has left, by whatever way.
+The smallest priority first; among equals, first come, first served. A priority orders those who wait and
+takes no place from any of them. A permit is held from here until the request has left, by whatever way.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from bisect import insort
+from dataclasses import dataclass
 
 from service.errors import QueueFull, QueueTimeout, ServiceError, ShuttingDown
 from service.telemetry import Metrics
@@ -16,7 +18,7 @@ RETRY_AFTER_S = 1
 
 
 class Permit:
-    """The right to generate; `release` gives it to whoever waits longest."""
+    """The right to generate; `release` gives it to whoever is next."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission: Admission | None = admission
@@ -26,6 +28,20 @@ class Permit:
         admission, self._admission = self._admission, None
         if admission is not None:
             admission._pass_on()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiter:
+    """
+    Someone in the queue.
+
+    Attributes:
+        priority: the smaller, the earlier.
+        turn: becomes the permit.
+    """
+
+    priority: int
+    turn: asyncio.Future[Permit]
 
 
 class Admission:
@@ -42,14 +58,14 @@ class Admission:
         self._n_free = n_permits
         self._n_places = n_places
         self._timeout_s = timeout_s
-        self._waiting: deque[asyncio.Future[Permit]] = deque()
+        self._waiting: list[_Waiter] = []  # who is next comes first
         self._is_closed = False
         metrics.permits_in_use.set_function(lambda: n_permits - self._n_free)
         metrics.queue_length.set_function(lambda: len(self._waiting))
 
-    async def acquire(self) -> Permit:
+    async def acquire(self, priority: int = 0) -> Permit:
         """
-        Take a permit, or wait for one.
+        Take a permit, or wait for one behind all whose *priority* is the same or smaller.
 
         Raises:
             QueueFull: no permit is free and no place either; at once.
@@ -66,42 +82,43 @@ class Admission:
                 f"All permits are taken and {len(self._waiting)} requests wait already.",
                 retry_after_s=RETRY_AFTER_S,
             )
-        return await self._wait()
+        return await self._wait(priority)
 
     def close(self) -> None:
         """Turn away everyone who waits, and everyone who comes."""
         self._is_closed = True
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_exception(_ending())
+        for waiter in self._waiting:
+            if not waiter.turn.done():
+                waiter.turn.set_exception(_ending())
+        self._waiting.clear()
 
-    async def _wait(self) -> Permit:
-        turn: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+    async def _wait(self, priority: int) -> Permit:
+        waiter = _Waiter(priority, asyncio.get_running_loop().create_future())
+        insort(self._waiting, waiter, key=lambda each: each.priority)  # behind its equals
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await turn
+                return await waiter.turn
         except TimeoutError:
-            self._leave(turn)
+            self._leave(waiter)
             raise QueueTimeout(
                 f"The request waited {self._timeout_s:g} s and was not started.",
                 retry_after_s=RETRY_AFTER_S,
             ) from None
         except BaseException:
-            self._leave(turn)
+            self._leave(waiter)
             raise
 
-    def _leave(self, turn: asyncio.Future[Permit]) -> None:
+    def _leave(self, waiter: _Waiter) -> None:
         """Clear the place of a waiter that goes; a permit that came at that very moment goes on."""
-        if turn in self._waiting:
-            self._waiting.remove(turn)
+        if waiter in self._waiting:
+            self._waiting.remove(waiter)
+        turn = waiter.turn
         if turn.done() and not turn.cancelled() and turn.exception() is None:
             turn.result().release()
 
     def _pass_on(self) -> None:
         while self._waiting:
-            turn = self._waiting.popleft()
+            turn = self._waiting.pop(0).turn
             if not turn.done():
                 turn.set_result(Permit(self))
                 return

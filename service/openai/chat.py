@@ -39,11 +39,13 @@ class ChatRequest:
 
     Attributes:
         jobs: one for each answer that it wants.
+        priority: its turn in the queue; smaller is earlier.
         is_stream: answer as server-sent events.
         include_usage: end the stream with a chunk that counts tokens.
     """
 
     jobs: tuple[Job, ...]
+    priority: int
     is_stream: bool
     include_usage: bool
 
@@ -75,6 +77,7 @@ def parse(body: dict[str, Any], card: ModelCard) -> ChatRequest:
     )
     return ChatRequest(
         jobs=wishes.several(job, wishes.whole(body.get("n")) or 1),
+        priority=wishes.priority(body),
         is_stream=bool(body.get("stream")),
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
     )

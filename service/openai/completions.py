@@ -33,12 +33,14 @@ class CompletionRequest:
     Attributes:
         jobs: one for each answer that it wants, those to the same prompt side by side.
         n: how many answers each prompt gets.
+        priority: its turn in the queue; smaller is earlier.
         is_stream: answer as server-sent events.
         include_usage: end the stream with a chunk that counts tokens.
     """
 
     jobs: tuple[Job, ...]
     n: int
+    priority: int
     is_stream: bool
     include_usage: bool
 
@@ -80,6 +82,7 @@ def parse(body: dict[str, Any]) -> CompletionRequest:
     return CompletionRequest(
         jobs=tuple(each for job in jobs for each in wishes.several(job, n)),
         n=n,
+        priority=wishes.priority(body),
         is_stream=bool(body.get("stream")),
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
     )

@@ -44,6 +44,7 @@ class ResponseRequest:
         job: the one answer that it wants.
         items: its input, each item with an id.
         told: its settings, as the response repeats them.
+        priority: its turn in the queue; smaller is earlier.
         is_stream: answer as server-sent events.
         is_kept: the response can be read and continued later.
     """
@@ -51,6 +52,7 @@ class ResponseRequest:
     job: Job
     items: list[Item]
     told: dict[str, Any]
+    priority: int
     is_stream: bool
     is_kept: bool
 
@@ -85,6 +87,7 @@ def parse(body: dict[str, Any], card: ModelCard, memory: Memory) -> ResponseRequ
         job=job,
         items=items,
         told=_told(body, job),
+        priority=wishes.priority(body),
         is_stream=bool(body.get("stream")),
         is_kept=body.get("store") is not False,
     )

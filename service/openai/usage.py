@@ -17,11 +17,13 @@ class Usage:
         n_prompt_tokens: each prompt once, however many answers were given to it.
         n_answers: how many are to come.
         waited_s: seconds until the request got its permit.
+        n_prompts: they are shared out evenly among so many prompts, those of the first prompt first.
     """
 
     n_prompt_tokens: int
     n_answers: int = 1
     waited_s: float = 0.0
+    n_prompts: int = 1
     _last: dict[int, Delta] = field(default_factory=dict)
 
     def add(self, index: int, last: Delta) -> None:
@@ -45,10 +47,14 @@ class Usage:
 
     @property
     def n_cached_tokens(self) -> int:
-        """How many of the prompt's tokens needed no reading."""
-        return max(
-            (last.spent.n_cached_tokens for last in self._last.values() if last.spent), default=0
-        )
+        """How many of the prompts' tokens no answer had to read."""
+        least: dict[int, int] = {}
+        for index, last in self._last.items():
+            if last.spent:
+                prompt = index * self.n_prompts // self.n_answers
+                n_cached = last.spent.n_cached_tokens
+                least[prompt] = min(n_cached, least.get(prompt, n_cached))
+        return sum(least.values())
 
     def counts(self) -> dict[str, Any]:
         """Return the counts as chats and completions name them."""

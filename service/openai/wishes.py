@@ -76,6 +76,11 @@ def stops(body: Mapping[str, Any], name: str = "stop") -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
+def priority(body: Mapping[str, Any]) -> int:
+    """Return the request's turn in the queue, by vLLM's extra field; smaller is earlier."""
+    return whole(body.get("priority")) or 0
+
+
 def several(job: Job, n: int) -> tuple[Job, ...]:
     """Return *job* as often as its answer is wanted; a seed is another one for each but the first."""
     seed = job.sampling.seed

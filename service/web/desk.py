@@ -67,9 +67,13 @@ class Desk:
             raise self.supervisor.lifecycle.refusal()
         return resolve(model, [card])
 
-    async def submit(self, req: Request, card: ModelCard, jobs: Sequence[Job]) -> Ticket:
+    async def submit(
+        self, req: Request, card: ModelCard, jobs: Sequence[Job], priority: int
+    ) -> Ticket:
         """
-        Wait for a permit and send *jobs* down; permit and ticket go back when the request has ended.
+        Wait for a permit, the smallest *priority* first, and send *jobs* down.
+
+        Permit and ticket go back when the request has ended.
 
         Raises:
             ServiceError: no permit is to be had, or no engine.
@@ -77,7 +81,7 @@ class Desk:
         _log.info("Processing text request model=%s endpoint=%s", card.id, req.path)
         leaving = req.scope["exchange"].leaving
         came_s = time.monotonic()
-        permit = await self._admission.acquire()
+        permit = await self._admission.acquire(priority)
         leaving.callback(permit.release)
         ticket = self.supervisor.submit(jobs)
         ticket.waited_s = time.monotonic() - came_s

@@ -1,44 +1,56 @@
 """
-The bare BatchGenerator on the same prompts, in a process of its own: what the server is measured against.
+The bare BatchGenerator in a process of its own: what servers are measured against.
 
-Reads a number of prompts per line from standard input and answers with tokens per second.
+Started with a model's folder. Each line of standard input is a list of conversations, each with the longest
+answer that it may get; they are answered greedily and all at once. Each line of output has, for each of
+them, when its tokens came, in seconds.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+from typing import Any
 
-import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, StopSequences
-
-from service.engine.load import load
-from service.engine.prompt import Prompter
-from service.engine.vocabulary import Vocabulary
-from service.protocol import Chat, Load, Turn
-from tests.benchmarks.load import N_TOKENS, PROMPTS
+from mlx_lm.utils import load
 
 
 def main() -> None:
-    """Load the embedded model once, then generate for each line."""
-    loaded = load(Load(None, None, max_concurrency=8, warmup=False, log_level="INFO"))
-    vocabulary = Vocabulary(loaded.tokenizer, loaded.model(mx.array([[0]])).shape[-1])
-    prompter = Prompter(loaded.tokenizer, loaded.card.context_length, vocabulary)
-    prompts = [prompter.ids(Chat((Turn("user", text),))) for text in PROMPTS]
+    """Load the model once, then generate for each line."""
+    model, tokenizer, *_ = load(sys.argv[1])
     print("ready", flush=True)
     for line in sys.stdin:
-        n = int(line)
-        generator = BatchGenerator(loaded.model, completion_batch_size=8, prefill_batch_size=8)
         began_s = time.perf_counter()
-        generator.insert(
-            [list(prompt) for prompt in prompts[:n]],
-            max_tokens=[N_TOKENS] * n,
-            stop_sequences=[StopSequences()] * n,
-        )
-        n_tokens = 0
-        while n_tokens < n * N_TOKENS:
-            n_tokens += len(generator.next()[1])
-        print(n_tokens / (time.perf_counter() - began_s), flush=True)
+        asked = json.loads(line)
+        prompts = [ids(tokenizer, one["messages"]) for one in asked]
+        seen = generate(model, prompts, [one["n_tokens"] for one in asked])
+        print(json.dumps([[at_s - began_s for at_s in times] for times in seen]), flush=True)
+
+
+def ids(tokenizer: Any, messages: list[dict[str, Any]]) -> list[int]:
+    """Return the tokens of a conversation, as the model's template has it."""
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def generate(model: Any, prompts: list[list[int]], n_tokens: list[int]) -> list[list[float]]:
+    """Return for each prompt when its tokens came; none of them ends an answer."""
+    generator = BatchGenerator(model, completion_batch_size=len(prompts))
+    uids = generator.insert(
+        prompts, max_tokens=n_tokens, stop_sequences=[StopSequences()] * len(prompts)
+    )
+    times: dict[int, list[float]] = {uid: [] for uid in uids}
+    n_left = sum(n_tokens)
+    while n_left:
+        responses = generator.next()[1]
+        now_s = time.perf_counter()
+        for response in responses:
+            times[response.uid].append(now_s)
+        n_left -= len(responses)
+    generator.close()
+    return list(times.values())
 
 
 if __name__ == "__main__":

@@ -1,95 +1,34 @@
-"""What serving costs: start, size, tokens per second over HTTP against the bare engine, health under load."""
+"""What serving costs besides tokens: start, size, health under load."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
-import pytest
 
 from tests.benchmarks.conftest import Report
-from tests.benchmarks.load import PROMPTS, streams
-from tests.live import ROOT, UVICORN, LiveServer, running
-
-ROUNDS = 15
-
-
-class Bare:
-    """The bare engine, ready in a process of its own."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.benchmarks.bare"],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._ask("")
-
-    def tokens_per_s(self, n: int) -> float:
-        """Generate for *n* prompts at once."""
-        return float(self._ask(f"{n}\n"))
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate(timeout=10)
-
-    def _ask(self, line: str) -> str:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(line)
-        self._process.stdin.flush()
-        return self._process.stdout.readline()
-
-
-@pytest.fixture(scope="module")
-def bare() -> Iterator[Bare]:
-    """The bare BatchGenerator with the embedded model."""
-    process = Bare()
-    yield process
-    process.close()
-
-
-@pytest.mark.parametrize("n_clients", [1, 8])
-def test_streamed_tokens_per_second_against_the_bare_engine(
-    n_clients: int, bench_server: LiveServer, bare: Bare, benchmark: Any, report: Report
-) -> None:
-    """The same prompts through HTTP and through BatchGenerator alone, in turns."""
-    port = int(bench_server.url.rpartition(":")[2])
-    ratios: list[float] = []
-
-    def over_http() -> float:
-        began_s = time.perf_counter()
-        n_tokens = asyncio.run(streams(port, PROMPTS[:n_clients]))
-        return n_tokens / (time.perf_counter() - began_s)
-
-    def one_round() -> None:
-        ratios.append(over_http() / bare.tokens_per_s(n_clients))
-
-    benchmark.pedantic(one_round, rounds=ROUNDS, warmup_rounds=1)
-    report(f"tokens/s over HTTP / bare engine, {n_clients} clients", ratios[1:], ">= 0.9")
+from tests.benchmarks.load import N_TOKENS, PROMPTS, Ask, Client, Target, send_all
+from tests.live import UVICORN, LiveServer, running
 
 
 def test_health_answers_while_eight_clients_generate(
     bench_server: LiveServer, benchmark: Any, report: Report
 ) -> None:
     """The latency of `/health` on an open connection, 99th percentile, in milliseconds."""
-    port = int(bench_server.url.rpartition(":")[2])
+    target = Target(int(bench_server.url.rpartition(":")[2]), "gemma")
+    asks = [Ask(({"role": "user", "content": text},), N_TOKENS) for text in PROMPTS]
+    clients = [Client((ask,)) for ask in asks]
     is_over = threading.Event()
 
     def load() -> None:
         while not is_over.is_set():
-            asyncio.run(streams(port, PROMPTS))
+            asyncio.run(send_all(target, clients, limit_s=30))
 
     generating = threading.Thread(target=load)
     generating.start()

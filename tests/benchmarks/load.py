@@ -1,15 +1,20 @@
 """
-A load generator that costs little: raw sockets on one event loop, answers counted and not parsed.
+A load generator that costs little: raw sockets on one event loop, chunks timed and counted, not parsed.
 
-The machine has few cores and the client shares them with what it measures.
+The machine has few cores and the client shares them with what it measures. Whatever goes wrong with a
+request is a failure of that request, kept with its reason; nothing is raised.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 # Questions with long answers: each of the counted tokens is text, and so a chunk of its own.
 LONG = (
@@ -19,44 +24,180 @@ LONG = (
 )
 PROMPTS = tuple(LONG[i % len(LONG)] for i in range(8))
 N_TOKENS = 128
+NOT_ENDED = "not ended in time"
+_STATUS = re.compile(rb"HTTP/1\.[01] (\d+)")
+_SPOKEN = re.compile(rb'"(?:content|arguments)": ?"(?!")')
 _USAGE = re.compile(rb'"completion_tokens": ?(\d+)')
+_PREFILL = re.compile(rb'"prefill_s": ?([\d.e-]+)')
 
 
-def body(prompt: str, n_tokens: int = N_TOKENS) -> dict[str, object]:
-    """Return a request for exactly *n_tokens* greedy tokens, streamed."""
-    return {
-        "model": "gemma",
-        "messages": [{"role": "user", "content": prompt}],
-        "temperature": 0,
-        "max_tokens": n_tokens,
-        "ignore_eos": True,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+@dataclass(frozen=True)
+class Ask:
+    """
+    One request of a client.
+
+    Attributes:
+        messages: what it adds to the conversation. If the first is a user's, the answer to the ask before
+            is added in front of it; else the conversation goes on as it was written beforehand.
+        n_tokens: the longest answer.
+        fields: what else the body has.
+        is_measured: whether its times count; failures always do.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    n_tokens: int
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    is_measured: bool = True
 
 
-async def stream(port: int, request: dict[str, object]) -> int:
-    """Send one request and read its stream to the end; return the tokens that its usage counts."""
-    payload = json.dumps(request).encode()
+@dataclass(frozen=True)
+class Client:
+    """One conversation, *at_s* seconds after the start of all; each ask waits for the answer before it."""
+
+    asks: tuple[Ask, ...]
+    at_s: float = 0.0
+
+
+@dataclass
+class Answer:
+    """
+    What came for one ask; times are seconds of one clock.
+
+    Attributes:
+        first_s: when the first text came.
+        gaps_s: from one chunk of text to the next; none between those that came together.
+        prefill_s: what the engine says that reading the prompt took, if it does.
+        failure: why there is no whole answer.
+    """
+
+    is_measured: bool
+    began_s: float
+    first_s: float | None = None
+    ended_s: float = 0.0
+    gaps_s: list[float] = field(default_factory=list)
+    n_tokens: int = 0
+    prefill_s: float | None = None
+    failure: str | None = NOT_ENDED
+
+
+@dataclass
+class Target:
+    """Where requests go, and under which name the model is known there."""
+
+    port: int
+    model: str
+
+
+def body(target: Target, messages: Sequence[Mapping[str, Any]], ask: Ask) -> bytes:
+    """Return the request of *ask* as JSON: greedy, and streamed with its usage, unless its fields differ."""
+    return json.dumps(
+        {
+            "model": target.model,
+            "messages": messages,
+            "temperature": 0,
+            "max_tokens": ask.n_tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **ask.fields,
+        }
+    ).encode()
+
+
+async def send_all(
+    target: Target, clients: Sequence[Client], limit_s: float, at_once: int | None = None
+) -> list[Answer]:
+    """
+    Let all *clients* ask, at most *at_once* of them at a time, and return what came.
+
+    After *limit_s* seconds all is broken off, and what has not ended is a failure.
+    """
+    permits = asyncio.Semaphore(at_once or len(clients))
+    answers: list[Answer] = []
+    began_s = time.perf_counter()
+
+    async def turn(client: Client) -> None:
+        await asyncio.sleep(began_s + client.at_s - time.perf_counter())
+        async with permits:
+            await converse(target, client, answers)
+
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            await asyncio.gather(*(turn(client) for client in clients))
+    never_sent = sum(len(client.asks) for client in clients) - len(answers)
+    now_s = time.perf_counter()
+    return answers + [Answer(False, began_s=now_s, ended_s=now_s) for _ in range(never_sent)]
+
+
+async def converse(target: Target, client: Client, answers: list[Answer]) -> None:
+    """Make the asks of one client, one after the other, and add what comes to *answers*."""
+    messages: list[Mapping[str, Any]] = []
+    said = ""
+    for i, ask in enumerate(client.asks):
+        if i and ask.messages[0]["role"] == "user":
+            messages.append({"role": "assistant", "content": said})
+        messages.extend(ask.messages)
+        answer = Answer(ask.is_measured, began_s=time.perf_counter())
+        answers.append(answer)
+        raw = bytearray()
+        try:
+            await exchange(target.port, body(target, messages, ask), answer, raw)
+        except OSError as error:
+            answer.failure = type(error).__name__
+        finally:
+            answer.ended_s = time.perf_counter()
+        if i + 1 < len(client.asks):
+            said = text_of(bytes(raw))
+
+
+async def exchange(port: int, payload: bytes, answer: Answer, raw: bytearray) -> None:
+    """
+    Send one request and read its stream to the end into *raw*; note what is seen in *answer*.
+
+    Raises:
+        OSError: the connection was refused or cut.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n"
-        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(payload) + payload
-    )
-    tail = b""
-    while data := await reader.read(1 << 16):
-        tail = (tail + data)[-1024:]
-    writer.close()
-    found = _USAGE.search(tail)
-    assert found is not None, tail
-    return int(found.group(1))
+    try:
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(payload) + payload
+        )
+        last_s: float | None = None
+        while data := await reader.read(1 << 16):
+            raw += data
+            n_chunks = len(_SPOKEN.findall(data))
+            if not n_chunks:
+                continue
+            now_s = time.perf_counter()
+            if last_s is None:
+                answer.first_s = last_s = now_s
+                n_chunks -= 1
+            if n_chunks:
+                answer.gaps_s += [now_s - last_s, *[0.0] * (n_chunks - 1)]
+            last_s = now_s
+    finally:
+        writer.close()
+    judge(bytes(raw), answer)
 
 
-async def streams(port: int, prompts: Sequence[str]) -> int:
-    """Stream all *prompts* at once; return the tokens of all."""
-    return await send_all(port, [body(prompt) for prompt in prompts])
+def judge(raw: bytes, answer: Answer) -> None:
+    """Read status, usage and timings from a whole response; without usage it is a failure."""
+    status, usage = _STATUS.match(raw), _USAGE.search(raw[-2048:])
+    if status is None or usage is None:
+        answer.failure = f"status {status[1].decode()}" if status else "no answer"
+        return
+    prefill = _PREFILL.search(raw[-2048:])
+    answer.n_tokens = int(usage[1])
+    answer.prefill_s = float(prefill[1]) if prefill else None
+    answer.failure = None
 
 
-async def send_all(port: int, requests: Sequence[dict[str, object]]) -> int:
-    """Send all *requests* at once; return the tokens of all."""
-    return sum(await asyncio.gather(*(stream(port, request) for request in requests)))
+def text_of(raw: bytes) -> str:
+    """Return the text that the chunks of a stream make."""
+    said = ""
+    for line in raw.decode("utf-8", "replace").splitlines():
+        if not line.startswith('data: {"'):
+            continue
+        with contextlib.suppress(ValueError, LookupError, TypeError):
+            said += json.loads(line[6:])["choices"][0]["delta"].get("content") or ""
+    return said

@@ -7,7 +7,7 @@ from conformance.broken import fault
 from conformance.broken.__main__ import main
 from conformance.broken.miniature import Asked, Reply
 
-N_ANSWERS = 150
+N_ANSWERS = 100
 
 
 class Mortal(fault.CORRECT):

@@ -2,6 +2,7 @@
 
 from conformance import catalogue
 from conformance.broken import fault
+from conformance.broken.proof import EARLY, Task, mixed
 
 
 def test_every_requirement_has_a_fault() -> None:
@@ -16,3 +17,16 @@ def test_every_requirement_has_a_fault() -> None:
 def test_one_fault_is_found_by_its_name_alone() -> None:
     """A fault is started without importing the others."""
     assert fault.find("owner-is-openai").breaks == "DISC-5"
+
+
+def test_tasks_that_wait_are_beside_those_that_compute() -> None:
+    """None is lost, each kind is spread, and the longest begin while there is much else to do."""
+    counts = {"": 20, "its surface": 20, "its options": 4}
+    tasks = [Task(f"fault-{at}", run) for run, count in counts.items() for at in range(count)]
+
+    done = mixed(tasks)
+
+    assert sorted(map(str, tasks)) == sorted(map(str, done))
+    assert {task.run for task in done[: len(done) // 4]} == set(counts)
+    late = done[int(EARLY * len(done)) :]
+    assert {task.run for task in late} == {"", "its surface"}

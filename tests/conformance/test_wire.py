@@ -4,8 +4,8 @@ import pytest
 
 from conformance import sse
 from conformance.answers import GREETING
-from conformance.client import Journal, Server, chat_body
-from conformance.contracts import breach
+from conformance.client import CHAT, Exchange, Journal, Server, chat_body
+from conformance.contracts import breach, texts_under
 from conformance.reports.document import curl
 
 
@@ -57,3 +57,37 @@ def test_events_are_read_as_the_standard_says() -> None:
 def test_requests_of_the_suite_keep_the_contract(fields: dict[str, object]) -> None:
     """What the suite sends as good is good by the contract that servers read."""
     assert breach("chat-request", chat_body(GREETING, **fields)) == ""
+
+
+def answered(target: str, body: bytes, media_type: str = "application/json") -> Exchange:
+    """Return an exchange that was never made."""
+    request = server().request("GET", target)
+    headers = (("Content-Type", media_type.encode()),)
+    return Exchange(request, 200, headers, body, "http://localhost:1", 0, 0, 0)
+
+
+def test_stream_falls_under_two_contracts() -> None:
+    """Its chunks are held against one, an error in it against the other, its end against none."""
+    body = b'data: {"id": 1}\n\ndata: {"error": {}}\n\ndata: [DONE]\n\n'
+    stream = answered(CHAT, body, "text/event-stream")
+
+    assert texts_under("chat-completion-chunk", stream) == ['{"id": 1}']
+    assert texts_under("error", stream) == ['{"error": {}}']
+    assert texts_under("chat-completion", stream) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "contract"),
+    [
+        ("/health", "health"),
+        ("/v1/models", "model-list"),
+        ("/v1/models/a/b", "model"),
+        (CHAT, "chat-completion"),
+    ],
+)
+def test_answer_falls_under_one_contract(target: str, contract: str) -> None:
+    """Its route says which, whatever comes before that or after it."""
+    answer = answered(f"/prefix{target}?a=b", b"{}")
+
+    assert texts_under(contract, answer) == [b"{}"]
+    assert texts_under("error", answer) == []

@@ -6,12 +6,15 @@ import msgspec
 import pytest
 
 from service.engine.batcher import Batcher
+from service.engine.kv import Caches
 from service.engine.load import LoadedModel
-from service.engine.prompt import Prompter
+from service.engine.prefix_cache import Held, Ids, PrefixCache
+from service.engine.prompt import Prepared, Prompter
 from service.engine.vocabulary import Vocabulary
-from service.engine.warmup import warm_up
+from service.engine.warmup import answers_alike, warm_up
 from service.protocol import Chat, Delta, Job, Sampling, TokenLogprob, Tokens, Turn
 from tests.engine.conftest import job, run
+from tests.engine.random_models import dressed
 
 
 def text(deltas: list[Delta]) -> str:
@@ -262,3 +265,67 @@ def test_repetition_penalty_counts_the_prompt(batcher: Batcher, prompter: Prompt
 
     assert seen[1] != seen[2]
     assert len(set(seen[2])) == 6
+
+
+def test_rows_wait_until_memory_is_free(loaded: LoadedModel, vocabulary: Vocabulary) -> None:
+    """Each counts with the longest it may become; first come, first served, and all are served."""
+    caches = Caches(loaded.model, None, None)
+    n_bytes = 100 * caches.bytes_per_token
+    batcher = Batcher(loaded, vocabulary, 4, caches=caches, max_kv_bytes=2.5 * n_bytes)
+    wanted = Job(Tokens(tuple(range(20, 80))), max_tokens=40, ignore_eos=True)
+    for ticket in range(4):
+        batcher.add(ticket, Prepared(list(range(20, 80))), wanted)
+    most, ends = 0, []
+    while batcher.tickets:
+        ends += [delta.ticket for delta in batcher.step() if delta.finish_reason]
+        most = max(most, len(batcher._rows))
+
+    assert most == 2
+    assert ends == [0, 1, 2, 3]
+
+
+def test_long_prompt_does_not_stall_its_neighbours(
+    batcher: Batcher, prompter: Prompter, vocabulary: Vocabulary
+) -> None:
+    """While it is read, piece by piece, the others go on with a token in each step."""
+    decoding = job(ignore_eos=True, max_tokens=400, top_logprobs=0)
+    batcher.add(1, prompter.prepare(decoding), decoding)
+    for _ in range(20):
+        batcher.step()
+    long = Job(Tokens(tuple(i % 1000 + 20 for i in range(3000))), max_tokens=1)
+    batcher.add(2, prompter.prepare(long), long)
+    n_steps = n_tokens = 0
+    while 2 in batcher.tickets and 1 in batcher.tickets:
+        n_tokens += any(delta.ticket == 1 for delta in batcher.step())
+        n_steps += 1
+
+    assert n_steps > 10
+    assert n_tokens == n_steps
+
+
+@pytest.mark.parametrize("kind", ["full", "window", "state"])
+def test_prefix_cache_passes_its_trial(
+    kind: str, loaded: LoadedModel, vocabulary: Vocabulary
+) -> None:
+    """With every kind of model, an answer is the same whether its prompt has been read before or not."""
+    batcher = Batcher(dressed(kind, loaded), vocabulary, 4, prefixes=PrefixCache(1 << 30))
+
+    assert answers_alike(batcher, [50, 60, 70])
+
+
+def test_prefix_cache_fails_its_trial_where_it_is_wrong(
+    loaded: LoadedModel, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache that gives back one layer's content in another's place changes answers."""
+    find = PrefixCache.find
+
+    def swapped(self: PrefixCache, ids: Ids) -> Held:
+        held = find(self, ids)
+        if held.cache:
+            held.cache[1], held.cache[3] = held.cache[3], held.cache[1]
+        return held
+
+    monkeypatch.setattr(PrefixCache, "find", swapped)
+    batcher = Batcher(dressed("full", loaded), vocabulary, 4, prefixes=PrefixCache(1 << 30))
+
+    assert not answers_alike(batcher, [50, 60, 70])

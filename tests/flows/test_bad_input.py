@@ -70,6 +70,8 @@ BODIES: list[tuple[str, bytes | dict[str, Any], int, str, str | None]] = [
     ("stop-many", HELLO | {"stop": ["a", "b", "c", "d", "e"]}, 400, "invalid_value", "stop"),
     ("stop-long", HELLO | {"stop": "x" * 257}, 400, "invalid_value", "stop"),
     ("n", HELLO | {"n": 9}, 400, "invalid_value", "n"),
+    ("priority", HELLO | {"priority": 1001}, 400, "invalid_value", "priority"),
+    ("priority-text", HELLO | {"priority": "high"}, 400, "invalid_type", "priority"),
     ("top-logprobs", HELLO | {"logprobs": True, "top_logprobs": 21}, 400, "invalid_value", "top_logprobs"),
     ("top-logprobs-alone", HELLO | {"top_logprobs": 1}, 400, "invalid_value", "top_logprobs"),
     ("bias-negative-id", HELLO | {"logit_bias": {"-1": 1}}, 400, "invalid_value", "logit_bias"),

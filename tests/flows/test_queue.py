@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
 import pytest
@@ -16,6 +17,16 @@ from tests.live import POLL_S, LiveServer, running
 CHAT = "/v1/chat/completions"
 SHORT = {"model": "gemma", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
 ENDLESS = SHORT | {"max_tokens": 8000, "ignore_eos": True, "stream": True}
+
+# Requests in the order in which they come, each named by its turn.
+QUEUED: dict[str, tuple[str, dict[str, object]]] = {
+    "last": (CHAT, SHORT | {"priority": 1000}),
+    "fourth": ("/v1/completions", {"model": "gemma", "prompt": "Hi", "max_tokens": 2, "priority": 1}),
+    "third": (CHAT, SHORT),
+    "second": ("/v1/messages", SHORT | {"priority": -1}),
+    "first": ("/v1/responses", {"model": "gemma", "input": "Hi", "max_output_tokens": 2, "priority": -9}),
+    "fifth": ("/v1/completions", {"model": "gemma", "prompt": "Hi", "max_tokens": 2, "priority": 1}),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +113,32 @@ def test_waiting_client_that_vanishes_leaves_the_queue(small: LiveServer) -> Non
         wait_for_gauge(http, "queue_length", 0, deadline_s=0.3)
 
         assert gauge(http, "permits_in_use") == 1
+
+
+def test_smallest_priority_is_served_first(tmp_path: Path) -> None:
+    """On each route the number is read; it orders those who wait, and takes no place from them."""
+    with running(tmp_path / "log", MAX_CONCURRENCY="1", QUEUE_SIZE=str(len(QUEUED))) as live:
+        live.wait_until("/readyz", 200)
+        with live.client() as http, ThreadPoolExecutor(len(QUEUED)) as pool:
+            with http.stream("POST", CHAT, json=ENDLESS) as running_one:
+                lines = running_one.iter_lines()
+                next(lines)
+                answers = []
+                for n_waiting, (name, (path, body)) in enumerate(QUEUED.items(), 1):
+                    marked = {"X-Request-ID": name}
+                    answers.append(pool.submit(http.post, path, json=body, headers=marked))
+                    wait_for_gauge(http, "queue_length", n_waiting)
+                refused = http.post(CHAT, json=SHORT | {"priority": -1000})
+            statuses = [answer.result().status_code for answer in answers]
+        live.lines_of("last")
+        ends = re.findall(
+            r"Request completed.*\[request_id=(\w+)\]$", live.log_text(), re.MULTILINE
+        )
+
+    assert refused.status_code == 429
+    assert statuses == [200] * len(QUEUED)
+    served = [each for each in ends if each in QUEUED]
+    assert served == ["first", "second", "third", "fourth", "fifth", "last"]
 
 
 def unpaired(log: str) -> tuple[int, dict[str, list[str]]]:

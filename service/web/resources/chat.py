@@ -25,7 +25,7 @@ class ChatCompletions:
         body = await self._desk.read(req, "chat-request")
         card = self._desk.card(body["model"])
         asked = chat.parse(body, card)
-        ticket = await self._desk.submit(req, card, asked.jobs)
+        ticket = await self._desk.submit(req, card, asked.jobs, asked.priority)
         (n_prompt_tokens, *_) = await ticket.accepted()
         answer = chat.ChatAnswer(
             card.id,

@@ -25,11 +25,16 @@ class Completions:
         body = await self._desk.read(req, "completion-request")
         card = self._desk.card(body["model"])
         asked = completions.parse(body)
-        ticket = await self._desk.submit(req, card, asked.jobs)
+        ticket = await self._desk.submit(req, card, asked.jobs, asked.priority)
         lengths = await ticket.accepted()
         answer = completions.CompletionAnswer(
             card.id,
-            Usage(sum(lengths[:: asked.n]), len(asked.jobs), ticket.waited_s),
+            Usage(
+                sum(lengths[:: asked.n]),
+                len(asked.jobs),
+                ticket.waited_s,
+                n_prompts=len(asked.jobs) // asked.n,
+            ),
             with_logprobs=asked.jobs[0].top_logprobs is not None,
             include_usage=asked.include_usage,
         )

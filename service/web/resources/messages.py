@@ -28,7 +28,7 @@ class Messages:
         body = await self._desk.read(req, "messages-request")
         card = self._desk.card(body["model"])
         asked = messages.parse(body, card)
-        ticket = await self._desk.submit(req, card, [asked.job])
+        ticket = await self._desk.submit(req, card, [asked.job], asked.priority)
         (n_prompt_tokens,) = await ticket.accepted()
         answer = MessageAnswer(card.id, Usage(n_prompt_tokens))
         if asked.is_stream:

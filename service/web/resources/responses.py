@@ -50,7 +50,7 @@ class Responses:
         card = self._desk.card(body["model"])
         with responses.own_names():
             asked = responses.parse(body, card, self._archive)
-            ticket = await self._desk.submit(req, card, [asked.job])
+            ticket = await self._desk.submit(req, card, [asked.job], asked.priority)
             (n_prompt_tokens,) = await ticket.accepted()
         usage = Usage(n_prompt_tokens, waited_s=ticket.waited_s)
         answer = ResponseAnswer(card.id, asked, usage)
@@ -144,6 +144,7 @@ class Responses:
         except _Cancelled:
             pass
         except ServiceError as error:
+            self._running.pop(answer.id, None)  # who hears of it finds it gone
             yield answer.trouble(error)
             raise
         for event in running.farewell:

@@ -1,0 +1,97 @@
+"""What an engine may remember: its rows' caches, and what was read before, as it was told at its start."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from service.catalog.card import UnfitModel
+from service.engine.batcher import Batcher
+from service.engine.kv import Caches
+from service.engine.load import LoadedModel, locate
+from service.engine.prefix_cache import PrefixCache
+from service.engine.prefix_files import PrefixFiles, fingerprint
+from service.engine.warmup import answers_alike
+from service.protocol import Load
+
+_log = logging.getLogger(__name__)
+
+MB = 1_000_000
+MIN_CONTEXT = 16
+
+
+@dataclass(frozen=True)
+class Memory:
+    """
+    What a batch remembers with.
+
+    Attributes:
+        caches: makes each row's.
+        max_kv_bytes: of all rows together; may be infinite.
+        prefixes: what has been read before.
+        files: where that outlives the process; None: nowhere.
+    """
+
+    caches: Caches
+    max_kv_bytes: float
+    prefixes: PrefixCache
+    files: PrefixFiles | None
+
+    def open(self, batcher: Batcher, prompt: list[int]) -> None:
+        """Let *batcher* keep what it reads, unless an answer to *prompt* comes out otherwise then."""
+        if not self.prefixes.is_on:
+            return
+        try:
+            is_true = answers_alike(batcher, prompt)
+        except Exception:
+            _log.exception("the prefix cache could not be tried")
+            is_true = False
+        self.prefixes.clear()
+        if not is_true:
+            _log.error("the prefix cache is off: with this model it changes answers")
+            self.prefixes.turn_off()
+            batcher.reset()
+        elif self.files:
+            self.prefixes.keep_on(self.files)
+
+    def close(self) -> None:
+        """Write to disk what waits for it."""
+        if self.files:
+            self.files.close()
+
+
+def plan(loaded: LoadedModel, order: Load) -> tuple[LoadedModel, Memory]:
+    """
+    Return the model with no more context than there is memory for, and what it remembers with.
+
+    Raises:
+        UnfitModel: it can't do with what *order* says.
+    """
+    caches = Caches(loaded.model, order.kv_bits, order.max_kv_size)
+    max_kv_bytes = (order.kv_memory_mb or math.inf) * MB
+    context_length = loaded.card.context_length
+    if caches.n_bytes(context_length) > max_kv_bytes:
+        context_length = int(max_kv_bytes // caches.bytes_per_token)
+    if context_length < MIN_CONTEXT:
+        raise UnfitModel(f"KV_MEMORY_MB has room for {context_length} tokens of it")
+    card = msgspec.structs.replace(loaded.card, context_length=context_length)
+    prefixes = PrefixCache(order.prefix_cache_mb * MB)
+    return replace(loaded, card=card), Memory(caches, max_kv_bytes, prefixes, _files(order))
+
+
+def _files(order: Load) -> PrefixFiles | None:
+    """Return where prefixes are kept on disk; None: nowhere."""
+    if order.prefix_cache_path is None or not order.prefix_cache_mb:
+        return None
+    _, folder = locate(order.model_path)
+    name = fingerprint(folder, order.kv_bits, order.max_kv_size)
+    try:
+        return PrefixFiles(
+            Path(order.prefix_cache_path).expanduser() / name, order.prefix_cache_disk_mb * MB
+        )
+    except OSError as error:
+        raise UnfitModel(f"PREFIX_CACHE_PATH can't be made: {error.strerror}") from error

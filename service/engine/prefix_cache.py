@@ -1,0 +1,182 @@
+"""
+Keys and values of prompts that have been read before, for whoever begins the same. For the MLX thread.
+
+Token sequences are compared as arrays, entry by entry: mlx-lm's trie of prompts looks for its shortest
+continuation, which takes seconds where a hundred long prompts begin alike.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
+from numpy.typing import NDArray
+
+MAX_ENTRIES = 256
+MIN_TOKENS = 32  # fewer are read as fast as they are copied
+
+Ids = NDArray[np.uint32]
+Cache = list[Any]
+
+
+class Held(NamedTuple):
+    """
+    How much of a prompt has been read before.
+
+    Attributes:
+        n_tokens: so many of its first tokens are in `cache`.
+        cache: one part per layer, the caller's own; None where `n_tokens` is 0.
+        n_seen: so many of its first tokens have been seen, whether or not they can be had.
+    """
+
+    n_tokens: int
+    cache: Cache | None
+    n_seen: int
+
+
+class Entry:
+    """
+    A sequence and what reading it left behind.
+
+    Attributes:
+        ids: the tokens, shape (n,).
+        cache: one part per layer; never changed again.
+        n_bytes: its size.
+        can_be_cut: it can be shortened to any of its prefixes; a window that has slid or a state that
+            has moved on can't.
+        path: its file, if it has one.
+    """
+
+    def __init__(self, ids: Ids, cache: Cache, path: Path | None = None) -> None:
+        self.ids = ids
+        self.cache = cache
+        self.n_bytes = sum(part.nbytes for part in cache)
+        self.can_be_cut: bool = can_trim_prompt_cache(cache)
+        self.path = path
+
+    def reach(self, ids: Ids) -> int:
+        """Return how many of the first of *ids* it can stand in for."""
+        n = n_shared(self.ids, ids)
+        return n if self.can_be_cut or n == len(self.ids) else 0
+
+
+class Shelf(Protocol):
+    """Where entries outlive the process."""
+
+    def load(self, max_bytes: int) -> Iterable[Entry]:
+        """Return what is there, the newest at the end, at most so many bytes of it."""
+
+    def save(self, entry: Entry) -> None:
+        """Take *entry* as well."""
+
+    def delete(self, entry: Entry) -> None:
+        """Give *entry* up: another stands in for it."""
+
+
+class PrefixCache:
+    """
+    Entries by their tokens; those that were not used for longest go first.
+
+    Args:
+        max_bytes: of keys and values; 0 keeps nothing.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._shelf: Shelf | None = None
+        self._entries: list[Entry] = []  # the one used last at the end
+        self._n_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is ever kept."""
+        return self._max_bytes > 0
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of keys and values in all entries."""
+        return self._n_bytes
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """All entries, the one used last at the end."""
+        return self._entries
+
+    def reach(self, ids: Ids) -> int:
+        """Return how many of the first of *ids* have been read."""
+        return max((each.reach(ids) for each in self._entries), default=0)
+
+    def find(self, ids: Ids) -> Held:
+        """Return the longest beginning of *ids* that has been read; one token is always left to be read."""
+        ids = ids[:-1]
+        n_seen = max((n_shared(each.ids, ids) for each in self._entries), default=0)
+        best = max(self._entries, key=lambda each: each.reach(ids), default=None)
+        n_tokens = best.reach(ids) if best else 0
+        if best is None or n_tokens < MIN_TOKENS:
+            return Held(0, None, n_seen)
+        self._entries.remove(best)
+        self._entries.append(best)
+        cache = copy.deepcopy(best.cache)  # the arrays are shared until one is written to
+        if n_tokens < len(best.ids):
+            trim_prompt_cache(cache, len(best.ids) - n_tokens)
+        return Held(n_tokens, cache, n_seen)
+
+    def keep(self, ids: Ids, cache: Cache) -> None:
+        """Keep what reading *ids* left in *cache*, which is this one's from now on."""
+        entry = Entry(ids, cache)
+        if len(ids) < MIN_TOKENS or not self._is_news(entry):
+            return
+        mx.eval([part.state for part in cache])
+        for other in [each for each in self._entries if entry.reach(each.ids) == len(each.ids)]:
+            self._forget(other)
+            if self._shelf:
+                self._shelf.delete(other)
+        self._put(entry)
+        if self._shelf:
+            self._shelf.save(entry)
+
+    def keep_on(self, shelf: Shelf) -> None:
+        """Take in what *shelf* holds, and keep everything there as well from now on."""
+        for entry in shelf.load(self._max_bytes):
+            self._put(entry)
+        self._shelf = shelf
+
+    def turn_off(self) -> None:
+        """Forget everything, and keep nothing from now on."""
+        self.clear()
+        self._max_bytes = 0
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self._n_bytes = 0
+
+    def _put(self, entry: Entry) -> None:
+        """Take in an entry as the one used last; others go where there is no room for it."""
+        self._entries.append(entry)
+        self._n_bytes += entry.n_bytes
+        while self._n_bytes > self._max_bytes or len(self._entries) > MAX_ENTRIES:
+            self._forget(self._entries[0])
+
+    def _is_news(self, entry: Entry) -> bool:
+        return entry.n_bytes <= self._max_bytes and self.reach(entry.ids) < len(entry.ids)
+
+    def _forget(self, entry: Entry) -> None:
+        self._entries.remove(entry)
+        self._n_bytes -= entry.n_bytes
+
+
+def n_shared(one: Ids, other: Ids) -> int:
+    """Return how many tokens two sequences have in common before they part."""
+    n = min(len(one), len(other))
+    parts = one[:n] != other[:n]
+    first = int(parts.argmax()) if n else 0
+    return first if n and parts[first] else n

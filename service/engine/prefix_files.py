@@ -1,0 +1,149 @@
+"""
+Prefixes on disk, so that a restarted server has read them already.
+
+    PREFIX_CACHE_PATH / fingerprint of model and settings / SHA-256 of the file .safetensors
+
+A file is written whole under another name first, and named by what is in it: one that was cut or changed is
+seen by its name. Writing happens on a thread of its own; what it writes has been computed before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import mlx.core as mx
+import mlx_lm
+import numpy as np
+from mlx_lm.models import cache as mlx_lm_cache
+
+from service.engine.kv import QuantizedCache
+from service.engine.prefix_cache import Entry
+
+_log = logging.getLogger(__name__)
+
+mlx_lm_cache.QuantizedCache = QuantizedCache  # it looks the classes of a file up in its own module
+
+VERSION = "1"
+MIN_TOKENS = 128
+MAX_PENDING = 16
+WHOLE_BYTES = 64 << 20  # larger files of weights are known by their head, size and time
+HEAD_BYTES = 1 << 20
+SUFFIX = ".safetensors"
+N_DIGITS = 64
+
+
+class PrefixFiles:
+    """
+    One model's prefixes in a folder.
+
+    Args:
+        folder: theirs alone; made if it isn't there.
+        max_bytes: of all files; the oldest go first.
+
+    Raises:
+        OSError: the folder can't be made.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefixes")
+        self._pending = threading.BoundedSemaphore(MAX_PENDING)
+
+    def load(self, max_bytes: int) -> Iterator[Entry]:
+        """Yield what the newest files hold, up to *max_bytes*, oldest first; damaged ones are deleted."""
+        chosen: list[Path] = []
+        for path in reversed(self._paths()):
+            max_bytes -= path.stat().st_size
+            if max_bytes < 0:
+                break
+            chosen.append(path)
+        for path in reversed(chosen):
+            try:
+                yield _read(path)
+            except Exception as error:  # whatever a broken file makes of the libraries that read it
+                _log.warning("a prefix on disk is damaged and deleted: %r", error)
+                path.unlink(missing_ok=True)
+
+    def save(self, entry: Entry) -> None:
+        """Write *entry* soon; not at all where too many wait already."""
+        if len(entry.ids) >= MIN_TOKENS and self._pending.acquire(blocking=False):
+            self._writer.submit(self._save, entry)
+
+    def delete(self, entry: Entry) -> None:
+        """Delete the file of *entry*, if it has one by then."""
+        self._writer.submit(_delete, entry)
+
+    def close(self) -> None:
+        """Write what waits, and take no more."""
+        self._writer.shutdown()
+
+    def _save(self, entry: Entry) -> None:
+        unfinished = self._folder / f"unfinished-{os.getpid()}{SUFFIX}"
+        tokens = " ".join(map(str, entry.ids.tolist()))
+        try:
+            mlx_lm_cache.save_prompt_cache(str(unfinished), entry.cache, {"tokens": tokens})
+            entry.path = unfinished.replace(self._folder / f"{_digest(unfinished)}{SUFFIX}")
+            self._make_room()
+        except Exception as error:  # a full disk, mostly; who asked has the answer all the same
+            _log.warning("a prefix could not be written: %r", error)
+            unfinished.unlink(missing_ok=True)
+        finally:
+            self._pending.release()
+
+    def _make_room(self) -> None:
+        """Delete the oldest files until the rest is small enough."""
+        paths = self._paths()
+        total_bytes = sum(path.stat().st_size for path in paths)
+        for path in paths:
+            if total_bytes <= self._max_bytes:
+                return
+            total_bytes -= path.stat().st_size
+            path.unlink(missing_ok=True)
+
+    def _paths(self) -> list[Path]:
+        """Return all finished files, oldest first."""
+        found = [path for path in self._folder.glob(f"*{SUFFIX}") if len(path.stem) == N_DIGITS]
+        return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+
+
+def fingerprint(model: Path, *settings: object) -> str:
+    """Return what stands for a model's files and all else that a cache's content depends on."""
+    found = hashlib.sha256(repr((VERSION, mlx_lm.__version__, settings)).encode())
+    for path in sorted([*model.glob("*.json"), *model.glob(f"*{SUFFIX}")]):
+        size_bytes = path.stat().st_size
+        found.update(f"{path.name} {size_bytes}".encode())
+        with path.open("rb") as stream:
+            if size_bytes <= WHOLE_BYTES:
+                found.update(hashlib.file_digest(stream, "sha256").digest())
+            else:
+                found.update(stream.read(HEAD_BYTES))
+                found.update(str(path.stat().st_mtime_ns).encode())
+    return found.hexdigest()[:32]
+
+
+def _read(path: Path) -> Entry:
+    """Return what a file holds; its name says what it must be."""
+    if _digest(path) != path.stem:
+        raise ValueError("its content is not what was written")
+    cache, metadata = mlx_lm_cache.load_prompt_cache(str(path), return_metadata=True)
+    mx.eval([part.state for part in cache])
+    ids = np.array(metadata["tokens"].split(), dtype=np.uint32)
+    return Entry(ids, cache, path)
+
+
+def _delete(entry: Entry) -> None:
+    if entry.path:
+        entry.path.unlink(missing_ok=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,211 @@
+"""
+The benchmark: `python -m tests.benchmarks`.
+
+It reports and does not judge by its exit status: machines are shared and noisy, so what counts is the ratio
+of two figures taken one after the other. The systems of a workload therefore take turns, round by round,
+and each round begins with another one. A system that fails or dies gives failures, and is started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from service.catalog.card import EMBEDDED_FOLDER
+from tests.benchmarks import plot, random_model, results, workloads
+from tests.benchmarks.load import NOT_ENDED, Answer, Client
+from tests.benchmarks.results import Figures, Result, Round
+from tests.benchmarks.systems import KINDS, Measurable, NotUp, Run, Setup
+from tests.benchmarks.workloads import Plan, Workload
+
+MODELS = ("embedded", "random")
+WARM_UP = Workload("", "", "question", clients=1, tokens=4, systems=[])
+WARM_UP_S = 30.0
+
+
+class Progress:
+    """A line on standard error for each measurement."""
+
+    def __init__(self, n_all: int) -> None:
+        self._n_all = n_all
+        self._n_done = 0
+        self._began_s = time.monotonic()
+
+    def tell(self, what: str, seen: Figures) -> None:
+        """Say what was measured, and what was seen."""
+        self._n_done += 1
+        minutes, seconds = divmod(int(time.monotonic() - self._began_s), 60)
+        head = f"[{self._n_done:3}/{self._n_all} {minutes:2}:{seconds:02}] {what:<56}"
+        print(head, _summary(seen), file=sys.stderr, flush=True)
+
+
+class Contender:
+    """A system in one workload: how it is prepared, asked, and brought back."""
+
+    def __init__(self, plan: Plan, workload: Workload, name: str, model: Path, log: Path) -> None:
+        folder = log / "folder"
+        folder.mkdir(parents=True)
+        described = plan.systems[name]
+        environment = {
+            key: value.format(folder=folder)
+            for key, value in {**workload.environment, **described.environment}.items()
+        }
+        setup = Setup(model, workload.concurrency, environment, log)
+        self._workload = workload
+        self._is_disturbed = described.beside
+        self._system: Measurable = KINDS[described.kind](setup)
+
+    def measure(self, n_round: int) -> Figures:
+        """Return the figures of one round; if it is not up and won't come up, nothing but failures."""
+        workload = self._workload
+        clients = workload.measured(n_round)
+        if self._is_disturbed:
+            clients = [*clients, *workload.disturbing(n_round)]
+        try:
+            self._prepare(workload.priming(n_round))
+        except NotUp as reason:
+            print(f"  {reason}", file=sys.stderr)
+            return results.figures(Run([Answer(False, 0.0) for _ in clients]))
+        seen = self._system.run(clients, workload.limit_s, workload.at_once)
+        if workload.life != "workload" or any(one.failure == NOT_ENDED for one in seen.answers):
+            self.stop()  # it may still be at work on what was broken off
+        return results.figures(seen)
+
+    def stop(self) -> None:
+        """End it."""
+        self._system.stop()
+
+    def _prepare(self, priming: Sequence[Client]) -> None:
+        """Bring it to where its workload wants it before the measurement."""
+        system, life = self._system, self._workload.life
+        if life == "workload" and system.is_up():
+            self._ask_first(priming)
+            return
+        system.stop()
+        system.start()
+        if life == "workload":
+            system.run(WARM_UP.measured(0), WARM_UP_S, None)
+        self._ask_first(priming)
+        if life == "restart":
+            system.stop()
+            system.start()
+
+    def _ask_first(self, priming: Sequence[Client]) -> None:
+        if priming:
+            self._system.run(priming, self._workload.limit_s, None)
+
+
+def measure(
+    plan: Plan, workload: Workload, model: str, folder: Path, n_rounds: int, progress: Progress
+) -> Result:
+    """Return what the systems of one workload show, in turns."""
+    work = Path(tempfile.mkdtemp(dir=folder))
+    contenders = {
+        name: Contender(plan, workload, name, _folder_of(model, folder), work / name)
+        for name in workload.systems
+    }
+    rounds: list[Round] = []
+    try:
+        for n_round in range(n_rounds):
+            turn = n_round % len(contenders)
+            order = [*workload.systems[turn:], *workload.systems[:turn]]
+            seen: Round = {}
+            for name in order:
+                seen[name] = contenders[name].measure(n_round)
+                what = f"{workload.name}, {model}, round {n_round + 1}/{n_rounds}, {name}"
+                progress.tell(what, seen[name])
+            rounds.append(seen)
+    finally:
+        for contender in contenders.values():
+            contender.stop()
+    return Result(workload, model, rounds)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure what the arguments ask for; tell it in a table, and in files or on standard output as JSON."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # with all it started
+    plan = workloads.read()
+    asked = _arguments(plan, words)
+    began_at = datetime.now(UTC).isoformat(timespec="seconds")
+    work = [
+        (workload, model, min(asked.rounds, workload.rounds or asked.rounds))
+        for workload in plan.workload
+        for model in workload.models
+        if (not asked.workload or workload.name in asked.workload) and asked.model in (None, model)
+    ]
+    progress = Progress(sum(n * len(workload.systems) for workload, _, n in work))
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        random_model.make(folder / "random")
+        found = [
+            measure(plan, workload, model, folder, n_rounds, progress)
+            for workload, model, n_rounds in work
+        ]
+    print(f"\n{results.goals_table(found)}\n", file=sys.stderr)
+    told = json.dumps(results.document(found, began_at), indent=1) + "\n"
+    if asked.out is None:
+        print(told, end="")
+    else:
+        write(asked.out, found, told)
+
+
+def write(folder: Path, found: Sequence[Result], told: str) -> None:
+    """Write the JSON, the drawing, and a page with both tables into *folder*."""
+    machine = results.machine()
+    where = "{processor}, {cores} cores, {memory_gb} GB, {system}".format(**machine)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(told, "utf-8")
+    (folder / "ratios.svg").write_text(plot.draw(found, where), "utf-8")
+    page = [
+        "# What was measured",
+        f"By `python -m tests.benchmarks` on {where}.",
+        "![How many times better](ratios.svg)",
+        "## Goals",
+        "Ratios of two systems in the same round, or figures of the first; over all rounds.",
+        results.goals_table(found),
+        "## Figures",
+        "Medians of the rounds. What each workload and system is, is said in `../workloads.toml`.",
+        results.figures_table(found),
+    ]
+    (folder / "README.md").write_text("\n\n".join(page) + "\n", "utf-8")
+
+
+def _arguments(plan: Plan, words: Sequence[str] | None) -> argparse.Namespace:
+    names = [workload.name for workload in plan.workload]
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks",
+        description="Measure this server, mlx_lm.server and the bare BatchGenerator in turns.",
+        epilog=f"Workloads: {'; '.join(names)}.",
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="at most so many (default 5)")
+    parser.add_argument("--workload", nargs="+", choices=names, metavar="NAME", help="only these")
+    parser.add_argument("--model", choices=MODELS, help="only this one")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write results there")
+    return parser.parse_args(words)
+
+
+def _folder_of(model: str, folder: Path) -> Path:
+    return EMBEDDED_FOLDER if model == "embedded" else folder / model
+
+
+def _summary(seen: Figures) -> str:
+    """Return the figures in a few words."""
+    if "tokens_per_s" not in seen:
+        return f"failed: {seen['failures']:.0f} of {seen['requests']:.0f}"
+    said = f"{seen['tokens_per_s']:7.1f} tok/s"
+    if "ttft_p50_ms" in seen:
+        said += f"  TTFT {seen['ttft_p50_ms']:.0f}/{seen['ttft_p99_ms']:.0f} ms"
+    if "gap_p50_ms" in seen:
+        said += f"  gap {seen['gap_p50_ms']:.1f}/{seen['gap_p99_ms']:.1f} ms"
+    return said + (f"  failed {seen['failures']:.0f}" if seen["failures"] else "")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""From what was seen to figures, from figures to ratios and verdicts, and those as a table and as JSON."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.benchmarks.systems import Run
+from tests.benchmarks.workloads import Goal, Workload
+
+PACKAGES = ("mlx", "mlx-lm", "falcon", "uvicorn", "mlx-tier3a")
+UNDER_LIMIT_S = 0.005
+_WORDS = {
+    "tokens_per_s": "tokens/s",
+    "ttft_p50_ms": "time to first token, p50",
+    "ttft_p99_ms": "time to first token, p99",
+    "gap_p99_ms": "between tokens, p99",
+    "failures": "failed requests",
+    "api_cpu_us_per_token": "processor time of the API process per token, us",
+    "ttft_less_5_ms_over_prefill": "(time to first token - 5 ms) / the engine's own prefill time",
+    "growth_mb": "growth of memory, MB",
+}
+
+Figures = dict[str, float]
+# One round: the figures of each system.
+Round = dict[str, Figures]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Minimum, median and maximum of a figure over the rounds."""
+
+    low: float
+    middle: float
+    high: float
+
+
+@dataclass
+class Result:
+    """What the rounds of one workload on one model gave."""
+
+    workload: Workload
+    model: str
+    rounds: list[Round]
+
+    def spread(self, figure: str, of: str, against: str | None = None) -> Spread | None:
+        """Return the spread of a figure, or of its ratio to another system's; none if it was never seen."""
+        values = []
+        for seen in self.rounds:
+            value = seen.get(of, {}).get(figure)
+            if value is not None and against is not None:
+                other = seen.get(against, {}).get(figure)
+                value = value / other if other else None
+            if value is not None:
+                values.append(value)
+        return Spread(min(values), statistics.median(values), max(values)) if values else None
+
+    def held(self, goal: Goal) -> Spread | None:
+        """Return the spread of what *goal* is about."""
+        return self.spread(goal.figure, self.workload.systems[0], goal.against)
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """
+    Return the smallest of *values* that at least *percent* of them don't exceed (the nearest rank).
+
+    Of fewer than a hundred values, the 99th percentile so is the greatest.
+    """
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+
+
+def figures(run: Run) -> Figures:
+    """Return the figures of one measurement; those that nothing was seen of are left out."""
+    whole = [answer for answer in run.answers if answer.failure is None]
+    found: Figures = {
+        "requests": len(run.answers),
+        "failures": len(run.answers) - len(whole),
+        "tokens": sum(answer.n_tokens for answer in whole),
+    }
+    measured = [answer for answer in whole if answer.is_measured]
+    if measured:
+        began_s = min(answer.began_s for answer in measured)
+        seconds = max(answer.ended_s for answer in measured) - began_s
+        found["seconds"] = seconds
+        found["tokens_per_s"] = sum(answer.n_tokens for answer in measured) / seconds
+    firsts = [(one.first_s - one.began_s, one) for one in measured if one.first_s is not None]
+    if firsts:
+        found["ttft_p50_ms"] = percentile([wait_s for wait_s, _ in firsts], 50) * 1000
+        found["ttft_p99_ms"] = percentile([wait_s for wait_s, _ in firsts], 99) * 1000
+    beyond = [(wait_s - UNDER_LIMIT_S) / one.prefill_s for wait_s, one in firsts if one.prefill_s]
+    if beyond:
+        found["ttft_less_5_ms_over_prefill"] = percentile(beyond, 50)
+    gaps_s = [gap_s for answer in measured for gap_s in answer.gaps_s]
+    if gaps_s:
+        found["gap_p50_ms"] = percentile(gaps_s, 50) * 1000
+        found["gap_p99_ms"] = percentile(gaps_s, 99) * 1000
+    if run.memory_mb:
+        found["peak_mb"] = max(run.memory_mb)
+        found["growth_mb"] = run.memory_mb[-1] - run.memory_mb[len(run.memory_mb) // 5]
+    if run.api_cpu_s is not None and found["tokens"]:
+        found["api_cpu_us_per_token"] = run.api_cpu_s / found["tokens"] * 1e6
+    return found
+
+
+def is_met(goal: Goal, value: float) -> bool:
+    """Tell whether *value* reaches the goal."""
+    if goal.at_least is not None and value < goal.at_least:
+        return False
+    return goal.at_most is None or value <= goal.at_most
+
+
+def bound(goal: Goal) -> str:
+    """Return the goal's bound in writing."""
+    return f">= {goal.at_least:g}" if goal.at_least is not None else f"<= {goal.at_most:g}"
+
+
+def goals_table(results: Sequence[Result]) -> str:
+    """Return a table in Markdown: each goal, and what was seen."""
+    lines = [
+        "| workload | model | figure | goal | min | median | max | met |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        for goal in result.workload.goals:
+            seen = result.held(goal)
+            cells = [result.workload.name, result.model, _wording(result, goal), bound(goal)]
+            if seen is None:
+                cells += ["-", "-", "-", "not measured"]
+            else:
+                cells += [_number(each) for each in (seen.low, seen.middle, seen.high)]
+                cells.append("yes" if is_met(goal, seen.middle) else "**no**")
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def figures_table(results: Sequence[Result]) -> str:
+    """Return a table in Markdown: medians of each workload and system."""
+    lines = [
+        "| workload | model | system | tokens/s | TTFT p50 / p99, ms | gap p50 / p99, ms "
+        "| failed of | peak MB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        for system in result.workload.systems:
+
+            def middle(figure: str, result: Result = result, system: str = system) -> str:
+                seen = result.spread(figure, system)
+                return "-" if seen is None else _number(seen.middle)
+
+            cells = [
+                result.workload.name,
+                result.model,
+                system,
+                middle("tokens_per_s"),
+                f"{middle('ttft_p50_ms')} / {middle('ttft_p99_ms')}",
+                f"{middle('gap_p50_ms')} / {middle('gap_p99_ms')}",
+                f"{middle('failures')} of {middle('requests')}",
+                middle("peak_mb"),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def document(results: Sequence[Result], began_at: str) -> dict[str, Any]:
+    """Return all that was seen, round by round, with the machine it was seen on, ready for JSON."""
+    return {
+        "began_at": began_at,
+        "machine": machine(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "results": [
+            {
+                "workload": result.workload.name,
+                "about": result.workload.about,
+                "model": result.model,
+                "rounds": result.rounds,
+                "goals": [_told(result, goal) for goal in result.workload.goals],
+            }
+            for result in results
+        ],
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on, and nothing that tells whose machine it is."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    if platform.system() == "Darwin":
+        words = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _told(result: Result, goal: Goal) -> dict[str, Any]:
+    seen = result.held(goal)
+    return {
+        "figure": goal.figure,
+        "of": result.workload.systems[0],
+        "against": goal.against,
+        "goal": bound(goal),
+        "min": seen and seen.low,
+        "median": seen and seen.middle,
+        "max": seen and seen.high,
+        "met": None if seen is None else is_met(goal, seen.middle),
+    }
+
+
+def _wording(result: Result, goal: Goal) -> str:
+    said = _WORDS.get(goal.figure, goal.figure)
+    return f"{said}, {result.workload.systems[0]} / {goal.against}" if goal.against else said
+
+
+def _number(value: float) -> str:
+    """Return three digits that mean something."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"

@@ -1,0 +1,101 @@
+"""Models of random weights, by the shape of what they remember: all of it, a window, or a state."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import msgspec
+from mlx_lm.models import gemma3_text, lfm2, llama
+from mlx_lm.models.cache import make_prompt_cache
+
+from service.engine.load import LoadedModel
+
+N_TOKENS = 1280
+WINDOW = 64
+PULL = 5.5
+
+_SHAPE = {
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "vocab_size": N_TOKENS,
+}
+
+
+@functools.cache
+def model(kind: str) -> nn.Module:
+    """
+    Return a small model, always the same.
+
+    Args:
+        kind: "full" attention, "window" for a sliding one in every other layer, "state" for a hybrid.
+    """
+    mx.random.seed(7)
+    if kind == "full":
+        made = llama.Model(
+            llama.ModelArgs(
+                **_SHAPE, model_type="llama", intermediate_size=96, rms_norm_eps=1e-6, head_dim=32
+            )
+        )
+    elif kind == "window":
+        made = gemma3_text.Model(
+            gemma3_text.ModelArgs(
+                **_SHAPE,
+                model_type="gemma3_text",
+                intermediate_size=96,
+                head_dim=32,
+                sliding_window=WINDOW,
+                sliding_window_pattern=2,
+                query_pre_attn_scalar=32,
+            )
+        )
+    else:
+        made = lfm2.Model(
+            lfm2.ModelArgs(
+                **_SHAPE,
+                model_type="lfm2",
+                max_position_embeddings=4096,
+                norm_eps=1e-6,
+                conv_bias=False,
+                conv_L_cache=3,
+                block_dim=64,
+                block_ff_dim=96,
+                block_multiple_of=16,
+                block_ffn_dim_multiplier=1.0,
+                block_auto_adjust_ff_dim=False,
+                full_attn_idxs=[1, 3],
+                rope_theta=10000.0,
+            )
+        )
+    made.apply(lambda weights: weights * 3)
+    mx.eval(made.parameters())
+    found: nn.Module = made
+    return found
+
+
+class Repeating(nn.Module):
+    """A model that mostly goes round in a circle of seventeen tokens, and now and then where it wants."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # mlx's stubs
+        self.model = model
+        self.layers = model.layers
+        self.make_cache = functools.partial(make_prompt_cache, model)
+
+    def __call__(self, inputs: mx.array, cache: Any = None) -> mx.array:
+        """Return logits, shape (rows, n, vocabulary)."""
+        follower = 20 + (inputs * 5 + 1) % 17
+        logits: mx.array = self.model(inputs, cache=cache)
+        logits = logits / mx.std(logits, axis=-1, keepdims=True)
+        return logits + PULL * (mx.arange(N_TOKENS) == follower[..., None])
+
+
+def dressed(kind: str, like: LoadedModel, *, is_repeating: bool = False) -> LoadedModel:
+    """Return the model of *kind*, or a `Repeating` one around it, with tokenizer and card of *like*."""
+    card = msgspec.structs.replace(like.card, context_length=4096)
+    made = Repeating(model(kind)) if is_repeating else model(kind)
+    return LoadedModel(made, like.tokenizer, card, like.sampling)

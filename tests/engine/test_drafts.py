@@ -1,0 +1,252 @@
+"""`service.engine.drafts`: fewer steps, the same answers."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx_lm.generate import _extend_cache, _merge_caches
+from mlx_lm.models.cache import make_prompt_cache
+
+from service.engine.batcher import Batcher
+from service.engine.drafts import Economy, Lookup, rewind, stood, straighten
+from service.engine.load import LoadedModel
+from service.engine.prefix_cache import PrefixCache
+from service.engine.prompt import Prepared
+from service.engine.vocabulary import Vocabulary
+from service.protocol import Delta, Job, Sampling, Tokens
+from tests.engine import random_models
+from tests.engine.conftest import run
+from tests.engine.random_models import dressed
+from tests.engine.test_prefix_cache import some
+
+AHEAD = 6
+
+
+def wish(seed: int | None = None, **fields: object) -> Job:
+    """Return a job that goes on for 60 tokens; its prompt is handed over apart from it."""
+    sampling = Sampling(temperature=0.0 if seed is None else 0.5, top_p=0.9, seed=seed)
+    given = {"sampling": sampling, "max_tokens": 60, "ignore_eos": True} | fields
+    return Job(Tokens((1,)), **given)  # type: ignore[arg-type]
+
+
+class Heard:
+    """A batch whose tokens are written down as its rows draw them."""
+
+    def __init__(
+        self, model: LoadedModel, vocabulary: Vocabulary, max_tokens_ahead: int, n_rows: int = 8
+    ) -> None:
+        self.batcher = Batcher(
+            model,
+            vocabulary,
+            n_rows,
+            prefixes=PrefixCache(1 << 30),
+            max_tokens_ahead=max_tokens_ahead,
+        )
+        self.said: dict[int, list[int]] = {}
+        read = self.batcher._read
+
+        def reading(response: object) -> Delta:
+            row = self.batcher._rows[response.uid]  # type: ignore[attr-defined]
+            self.said.setdefault(row.ticket, []).append(response.token)  # type: ignore[attr-defined]
+            return read(response)
+
+        self.batcher._read = reading  # type: ignore[method-assign]
+        self.n_steps = 0
+
+    def answers(self, jobs: list[tuple[list[int], Job]], pause: int = 0) -> list[list[int]]:
+        """Run *jobs*, which come *pause* steps after each other; return their tokens."""
+        self.said.clear()
+        for ticket, (prompt, job) in enumerate(jobs):
+            self.batcher.add(ticket, Prepared(prompt), job)
+            for _ in range(pause):
+                self.step()
+        while self.batcher.tickets:
+            self.step()
+        return [self.said[ticket] for ticket in range(len(jobs))]
+
+    def step(self) -> None:
+        """Make one step."""
+        self.batcher.step()
+        self.n_steps += 1
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guess wherever there is something to guess: what it costs is not what is tested here."""
+    monkeypatch.setattr(Economy, "is_worth_it", lambda *_: True)
+    monkeypatch.setattr(
+        Lookup, "learn", lambda self, *_: setattr(self, "_wanted", self._max_tokens)
+    )
+
+
+@pytest.mark.parametrize("kind", ["full", "window", "state"])
+@pytest.mark.parametrize("seeded", [False, True])
+def test_answers_are_the_same(
+    kind: str, seeded: bool, loaded: LoadedModel, vocabulary: Vocabulary
+) -> None:
+    """Greedy or drawn, alone or in company, short of a window or far beyond it."""
+    model = dressed(kind, loaded, is_repeating=True)
+    chance = random.Random(5)
+    jobs = []
+    for i in range(12):
+        piece = some(chance.choice((5, 20, 60)), i)
+        prompt = piece * chance.choice((2, 3, 4)) + some(chance.choice((0, 3)), 100 + i)
+        jobs.append((prompt, wish(i if seeded else None, max_tokens=chance.choice((7, 40, 90)))))
+    plain, ahead = Heard(model, vocabulary, 0), Heard(model, vocabulary, AHEAD)
+    expected = [plain.answers([job])[0] for job in jobs]
+    alone = [ahead.answers([job])[0] for job in jobs]
+    together = ahead.answers(jobs, pause=3)
+
+    assert alone == expected
+    assert together == expected
+
+
+@pytest.mark.parametrize("kind", ["full", "window"])
+def test_what_repeats_takes_fewer_steps(
+    kind: str, loaded: LoadedModel, vocabulary: Vocabulary
+) -> None:
+    """Most guesses stand where a model says the same over and over."""
+    model = dressed(kind, loaded, is_repeating=True)
+    plain, ahead = Heard(model, vocabulary, 0), Heard(model, vocabulary, AHEAD)
+    job = [(some(20, 1) * 3, wish(max_tokens=200))]
+
+    assert plain.answers(job) == ahead.answers(job)
+    assert ahead.n_steps < 0.6 * plain.n_steps
+
+
+def test_rows_that_cannot_be_guessed_are_served_beside(
+    loaded: LoadedModel, vocabulary: Vocabulary
+) -> None:
+    """Penalties, bias and log-probabilities hold for each token, whatever the neighbours do."""
+    model = dressed("full", loaded, is_repeating=True)
+    wishes = [
+        wish(),
+        wish(top_logprobs=2),
+        wish(sampling=Sampling(temperature=0.0, frequency_penalty=0.5)),
+        wish(sampling=Sampling(temperature=0.0, logit_bias=((50, 3.0),))),
+        wish(seed=4),
+    ]
+    jobs = [(some(20, 1) * 3, each) for each in wishes]
+    plain, ahead = Heard(model, vocabulary, 0), Heard(model, vocabulary, AHEAD)
+
+    assert plain.answers(jobs) == ahead.answers(jobs)
+    repeated = [
+        (some(20, 1) * 3, wish(sampling=Sampling(temperature=0.0, repetition_penalty=1.3)))
+    ] * 2
+    assert plain.answers(repeated) == ahead.answers(repeated)
+
+
+def test_what_is_kept_of_an_answer_is_true(loaded: LoadedModel, vocabulary: Vocabulary) -> None:
+    """After an answer that ended amid a guess, the chat goes on from the cache as from nothing."""
+    model = dressed("window", loaded, is_repeating=True)
+    plain, ahead = Heard(model, vocabulary, 0), Heard(model, vocabulary, AHEAD)
+    for n in (37, 38, 39, 40):
+        prompt = some(20, n) * 4
+        (said,) = ahead.answers([(prompt, wish(max_tokens=n))])
+        longer = [(prompt + said + some(9, n), wish(max_tokens=30))]
+        assert ahead.answers(longer) == plain.answers(longer)
+        assert len(said) == n
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rewound_cache_is_as_if_never_read(seed: int) -> None:
+    """Logits after tokens that were read and taken back are those of a sequence that never had them."""
+    chance = random.Random(seed)
+    model = random_models.model("window")
+
+    def begun(prompt: list[int]) -> list[Any]:
+        cache = _merge_caches([make_prompt_cache(model)])
+        model(mx.array([prompt]), cache=cache)
+        return list(cache)
+
+    def tokens(n: int) -> list[int]:
+        return chance.choices(range(8, 1200), k=n)
+
+    rows = [tokens(chance.choice((5, 50, 61, 150)))]
+    cache = begun(rows[0])
+    for step in range(24):
+        if step in (8, 16):
+            rows.append(tokens(chance.choice((5, 50, 61, 150))))
+            cache = _extend_cache(cache, begun(rows[-1]))
+        n_read = chance.choice((1, 1, 3, 7))
+        read = [tokens(n_read) for _ in rows]
+        n_kept = [chance.randint(1, n_read) for _ in rows]
+        straighten(cache if n_read > 1 else [])
+        logits = model(mx.array(read), cache=cache)
+        rewind(cache if n_read > 1 else [], [n_read - n for n in n_kept])
+        for i, row in enumerate(rows):
+            row += read[i][: n_kept[i]]
+            cold = model(mx.array([row]))[0, -1]
+
+            assert mx.allclose(logits[i, n_kept[i] - 1], cold, atol=1e-2).item()
+
+
+def test_guess_follows_the_latest_place() -> None:
+    """
+    What came after the last three tokens when they stood there before, the token in flight first.
+
+    What repeats itself goes on repeating.
+    """
+    lookup = Lookup(4)
+
+    assert lookup.guess([1, 2, 3]) == []
+    assert lookup.guess([1, 2, 3, 9, 8, 7, 6, 1, 2, 3]) == [9, 8, 7, 6]
+    assert lookup.guess([1, 2, 3, 9, 8, 7, 6, 1, 2, 3, 5, 4, 1, 2, 3]) == [5, 4, 1, 2]
+    assert lookup.guess([1, 2, 3, 9, 8, 7, 6, 1, 2, 3, 5, 4, 1, 2, 3, 11]) == []
+    assert Lookup(4).guess([5, 5, 5, 5]) == [5, 5, 5, 5]
+
+
+def test_what_stands_of_a_guess() -> None:
+    """All before the first that was drawn otherwise."""
+    assert stood([5, 6, 7], [5, 6, 8, 9]) == [5, 6]
+    assert stood([5, 6], [5, 6, 8]) == [5, 6]
+    assert stood([], [5]) == []
+
+
+def test_guesses_that_fail_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice as long each time; one that stands ends that, and the next is longer."""
+    monkeypatch.undo()
+    lookup, tokens = Lookup(8), [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3]
+    assert len(lookup.guess(tokens)) == 4
+    pauses = []
+    for _ in range(3):
+        lookup.learn(3, 0)
+        pauses.append(0)
+        while not lookup.guess(tokens):
+            pauses[-1] += 1
+
+    assert pauses == [1, 2, 4]
+    lookup.learn(3, 3)
+    assert len(lookup.guess(tokens)) == 8
+
+
+def test_economy_refuses_what_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More positions have to bring more tokens than they cost."""
+    monkeypatch.undo()
+    economy = Economy()
+    assert not economy.is_worth_it(1, 4, 4.0)
+    for _ in range(40):
+        economy.learn(0.010, 0)
+        economy.learn(0.014, 4)  # 1 ms each
+
+    assert economy.is_worth_it(1, 4, 2.0)
+    assert not economy.is_worth_it(8, 32, 4.0)  # one row guesses, and eight pay for it
+    assert economy.is_worth_it(8, 32, 28.0) is False
+    assert economy.is_worth_it(8, 8, 8.0)
+
+
+def test_text_is_whole(loaded: LoadedModel, vocabulary: Vocabulary) -> None:
+    """Several tokens of a row in one step make the text that they make one by one."""
+    model = dressed("full", loaded, is_repeating=True)
+    texts = []
+    for max_tokens_ahead in (0, AHEAD):
+        batcher = Batcher(model, vocabulary, 2, max_tokens_ahead=max_tokens_ahead)
+        batcher.add(1, Prepared(some(20, 1) * 3), wish())
+        deltas = run(batcher)[1]
+        assert deltas[-1].n_completion_tokens == 60
+        texts.append("".join(delta.text for delta in deltas))
+
+    assert texts[0] == texts[1]

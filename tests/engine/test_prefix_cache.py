@@ -1,0 +1,237 @@
+"""`service.engine.prefix_cache`: what was read before is not read again, and no answer depends on it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from mlx_lm.models.cache import KVCache, RotatingKVCache
+
+from service.engine.batcher import Batcher
+from service.engine.load import LoadedModel
+from service.engine.prefix_cache import MIN_TOKENS, Cache, PrefixCache, n_shared
+from service.engine.prompt import Prepared
+from service.engine.vocabulary import Vocabulary
+from service.protocol import Delta, Job, Sampling, Tokens
+from tests.engine.conftest import run
+from tests.engine.random_models import dressed
+
+KINDS = ("full", "window", "state")
+PLENTY = 1 << 30
+
+
+def ids(*tokens: int) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:
+    """Return *tokens* as an array."""
+    return np.array(tokens, dtype=np.uint32)
+
+
+def some(n: int, seed: int) -> list[int]:
+    """Return *n* tokens, the same for the same *seed*."""
+    return random.Random(seed).choices(range(8, 1270), k=n)
+
+
+def cache_of(n: int, part: KVCache | RotatingKVCache | None = None) -> Cache:
+    """Return a cache that has read *n* tokens."""
+    import mlx.core as mx
+
+    part = part or KVCache()
+    part.update_and_fetch(mx.zeros((1, 1, n, 8)), mx.zeros((1, 1, n, 8)))
+    return [part]
+
+
+def wish(prompt: Sequence[int], seed: int | None = None, n: int = 8) -> Job:
+    """Return a job for *n* tokens, greedy without a *seed*, that tells which they are."""
+    sampling = Sampling(temperature=0 if seed is None else 1, seed=seed)
+    return Job(Tokens(tuple(prompt)), sampling, max_tokens=n, ignore_eos=True, top_logprobs=0)
+
+
+def add(batcher: Batcher, ticket: int, job: Job) -> None:
+    """Take *job* in."""
+    assert isinstance(job.prompt, Tokens)
+    batcher.add(ticket, Prepared(list(job.prompt.ids)), job)
+
+
+def tokens(deltas: Sequence[Delta]) -> list[int]:
+    """Return which tokens were drawn."""
+    return [each.chosen.id for delta in deltas for each in delta.logprobs]
+
+
+def n_cached(deltas: Sequence[Delta]) -> int:
+    """Return how many prompt tokens were there already."""
+    assert deltas[-1].spent is not None
+    return deltas[-1].spent.n_cached_tokens
+
+
+def test_how_much_two_sequences_share() -> None:
+    """As many as come before the first that differs, or all of the shorter one."""
+    assert n_shared(ids(1, 2, 3), ids(1, 2, 4, 5)) == 2
+    assert n_shared(ids(1, 2), ids(1, 2, 4)) == 2
+    assert n_shared(ids(1), ids(2)) == 0
+    assert n_shared(ids(), ids(2)) == 0
+
+
+def test_longest_beginning_is_found() -> None:
+    """A longer entry is cut to what is shared; a window that has slid serves only whole."""
+    prefixes = PrefixCache(PLENTY)
+    base = some(100, 1)
+    prefixes.keep(ids(*base, 5, 6), cache_of(102))
+    held = prefixes.find(ids(*base, 9))
+
+    assert (held.n_tokens, held.n_seen) == (100, 100)
+    assert held.cache is not None
+    assert held.cache[0].offset == 100
+    assert prefixes.entries[0].cache[0].offset == 102
+
+    slid = PrefixCache(PLENTY)
+    slid.keep(ids(*base), cache_of(100, RotatingKVCache(64)))
+    assert slid.find(ids(*base, 9)).n_tokens == 100
+    assert slid.find(ids(*base[:90], 9))[::2] == (0, 90)
+    assert slid.find(ids(*base))[::2] == (0, 99)
+
+
+def test_one_token_is_always_left() -> None:
+    """A prompt that was read whole still has to be read to its last token."""
+    prefixes = PrefixCache(PLENTY)
+    base = some(80, 1)
+    prefixes.keep(ids(*base), cache_of(80))
+
+    assert prefixes.find(ids(*base)).n_tokens == 79
+
+
+def test_bytes_are_limited_and_the_unused_go_first() -> None:
+    """What was found again stays; what is too large alone is never kept."""
+    one = cache_of(64)
+    n_bytes = one[0].nbytes
+    prefixes = PrefixCache(2 * n_bytes)
+    for seed in (1, 2):
+        prefixes.keep(ids(*some(64, seed)), cache_of(64))
+    assert prefixes.find(ids(*some(64, 1), 5)).n_tokens == 64
+    prefixes.keep(ids(*some(64, 3)), cache_of(64))
+    prefixes.keep(ids(*some(4096, 4)), cache_of(4096))
+
+    assert [prefixes.find(ids(*some(64, seed), 5)).n_tokens for seed in (1, 2, 3)] == [64, 0, 64]
+    assert prefixes.n_bytes == 2 * n_bytes
+    assert len(prefixes) == 2
+
+
+def test_longer_entry_replaces_its_beginnings() -> None:
+    """As far as it can be cut to them; a shorter one that comes after it is not kept."""
+    prefixes = PrefixCache(PLENTY)
+    base = some(100, 1)
+    for n in (60, 100, 80):
+        prefixes.keep(ids(*base[:n]), cache_of(n))
+    slid = PrefixCache(PLENTY)
+    for n in (80, 100):
+        slid.keep(ids(*base[:n]), cache_of(n, RotatingKVCache(64)))
+
+    assert [len(each.ids) for each in prefixes.entries] == [100]
+    assert [len(each.ids) for each in slid.entries] == [80, 100]
+
+
+def test_short_ones_are_not_kept() -> None:
+    """Reading them costs no more than copying."""
+    prefixes = PrefixCache(PLENTY)
+    prefixes.keep(ids(*some(MIN_TOKENS - 1, 1)), cache_of(MIN_TOKENS - 1))
+
+    assert len(prefixes) == 0
+
+
+@pytest.fixture(params=KINDS)
+def model(request: pytest.FixtureRequest, loaded: LoadedModel) -> LoadedModel:
+    """Each kind of model in turn."""
+    return dressed(request.param, loaded)
+
+
+def test_answers_do_not_depend_on_the_cache(model: LoadedModel, vocabulary: Vocabulary) -> None:
+    """Hundreds of requests, interleaved at random over chats that grow and part, are as if cold."""
+    chance = random.Random(3)
+    cold = Batcher(model, vocabulary, max_rows=1)
+    warm = Batcher(model, vocabulary, max_rows=6, prefixes=PrefixCache(3 << 20))
+    chats = [some(n, n) for n in (20, 50, 90, 200)]
+    seen: dict[int, list[Delta]] = {}
+    sent: dict[int, Job] = {}
+    for ticket in range(120):
+        place = chance.randrange(len(chats))
+        prompt = chats[place] + some(chance.choice((1, 7, 40, 110)), ticket)
+        sent[ticket] = wish(prompt, chance.choice((None, ticket)))
+        add(warm, ticket, sent[ticket])
+        for _ in range(chance.choice((0, 0, 1, 3, 30))):
+            for delta in warm.step():
+                seen.setdefault(delta.ticket, []).append(delta)
+        ended = [t for t, deltas in seen.items() if deltas[-1].finish_reason]
+        if ended and chance.random() < 0.5:
+            said = chance.choice(ended)
+            before = sent[said].prompt
+            assert isinstance(before, Tokens)
+            if len(before.ids) < 700:
+                chats.append([*before.ids, *tokens(seen[said])])
+    for ticket, deltas in run(warm).items():
+        seen.setdefault(ticket, []).extend(deltas)
+    wrong = []
+    for ticket, job in sent.items():
+        add(cold, 1, job)
+        if tokens(run(cold)[1]) != tokens(seen[ticket]):
+            wrong.append(ticket)
+
+    assert wrong == []
+    assert sum(n_cached(deltas) > 0 for deltas in seen.values()) > 40
+
+
+def test_chat_that_grows_is_read_once(model: LoadedModel, vocabulary: Vocabulary) -> None:
+    """Each turn reads no more than what is new in it."""
+    batcher = Batcher(model, vocabulary, max_rows=2, prefixes=PrefixCache(PLENTY))
+    chat = some(150, 1)
+    for turn in range(3):
+        add(batcher, turn, wish(chat))
+        deltas = run(batcher)[turn]
+        assert n_cached(deltas) == (len(chat) - 20 if turn else 0)
+        chat += tokens(deltas) + some(20, turn)
+
+
+def test_shared_prompt_is_read_once_in_a_crowd(model: LoadedModel, vocabulary: Vocabulary) -> None:
+    """All come at once: one reads what they share, the others wait for it and read their own."""
+    batcher = Batcher(model, vocabulary, max_rows=8, prefixes=PrefixCache(PLENTY))
+    shared = some(300, 1)
+    for ticket in range(8):
+        add(batcher, ticket, wish(shared + some(10 + ticket, 100 + ticket)))
+    cached = [n_cached(deltas) for _, deltas in sorted(run(batcher).items())]
+
+    assert cached == [0] + [300] * 7
+
+
+def test_shared_prompt_is_found_by_those_who_come_later(
+    model: LoadedModel, vocabulary: Vocabulary
+) -> None:
+    """Where nothing can be cut, the second to come shows where the prompts part, and the third gains."""
+    batcher = Batcher(model, vocabulary, max_rows=8, prefixes=PrefixCache(PLENTY))
+    shared = some(300, 1)
+    cached = []
+    for ticket in range(3):
+        add(batcher, ticket, wish(shared + some(10, 100 + ticket)))
+        cached.append(n_cached(run(batcher)[ticket]))
+
+    assert cached[0] == 0
+    assert cached[2] == 300
+
+
+def test_nothing_is_kept_where_nothing_may_be(model: LoadedModel, vocabulary: Vocabulary) -> None:
+    """Without a cache each prompt is read whole."""
+    batcher = Batcher(model, vocabulary, max_rows=2)
+    for ticket in range(3):
+        add(batcher, ticket, wish(some(100, 1)))
+
+    assert all(n_cached(deltas) == 0 for deltas in run(batcher).values())
+
+
+def test_one_who_reads_for_others_may_leave(model: LoadedModel, vocabulary: Vocabulary) -> None:
+    """Those who waited for it read for themselves then."""
+    batcher = Batcher(model, vocabulary, max_rows=4, prefixes=PrefixCache(PLENTY))
+    shared = some(300, 1)
+    for ticket in range(3):
+        add(batcher, ticket, wish(shared + some(10, ticket)))
+    batcher.step()
+    batcher.remove(0)
+
+    assert set(run(batcher)) == {1, 2}

@@ -1,0 +1,139 @@
+"""`service.engine.prefix_files`: prefixes outlive the process, and nothing damaged comes back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from service.engine.batcher import Batcher
+from service.engine.kv import Caches
+from service.engine.load import LoadedModel
+from service.engine.prefix_cache import Entry, PrefixCache
+from service.engine.prefix_files import PrefixFiles, fingerprint
+from service.engine.vocabulary import Vocabulary
+from tests.engine.conftest import run
+from tests.engine.random_models import dressed
+from tests.engine.test_prefix_cache import (
+    KINDS,
+    PLENTY,
+    add,
+    cache_of,
+    ids,
+    n_cached,
+    some,
+    tokens,
+    wish,
+)
+
+
+def entry(seed: int, n: int = 200) -> Entry:
+    """Return an entry of *n* tokens."""
+    found = Entry(ids(*some(n, seed)), cache_of(n))
+    mx.eval([part.state for part in found.cache])
+    return found
+
+
+@pytest.mark.parametrize("kv_bits", [None, 8])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_read_is_found_after_a_restart(
+    kind: str, kv_bits: int | None, loaded: LoadedModel, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    """Another process begins with it, and answers as if it had read everything itself."""
+    model = dressed(kind, loaded)
+    shared = some(300, 1)
+    answers = []
+    for _ in range(2):
+        files = PrefixFiles(tmp_path, PLENTY)
+        prefixes = PrefixCache(PLENTY)
+        prefixes.keep_on(files)
+        caches = Caches(model.model, kv_bits, None)
+        batcher = Batcher(model, vocabulary, 4, caches=caches, prefixes=prefixes)
+        add(batcher, 1, wish(shared))
+        answers.append(run(batcher)[1])
+        files.close()
+
+    assert [n_cached(deltas) for deltas in answers] == [0, 299]
+    assert tokens(answers[0]) == tokens(answers[1])
+
+
+def test_damaged_files_are_deleted(tmp_path: Path) -> None:
+    """Cut, changed or renamed: a file that isn't what its name says is none."""
+    files = PrefixFiles(tmp_path, PLENTY)
+    for seed in range(4):
+        files.save(entry(seed))
+    files.close()
+    cut, changed, renamed, whole = sorted(tmp_path.iterdir())
+    cut.write_bytes(cut.read_bytes()[:-1])
+    content = bytearray(changed.read_bytes())
+    content[-1] ^= 1
+    changed.write_bytes(content)
+    renamed.rename(tmp_path / f"{'0' * 64}.safetensors")
+
+    assert len(list(PrefixFiles(tmp_path, PLENTY).load(PLENTY))) == 1
+    assert list(tmp_path.iterdir()) == [whole]
+
+
+def test_oldest_files_go_first(tmp_path: Path) -> None:
+    """The folder stays below its limit, and so does what is read of it."""
+    size = 2 * 200 * 8 * 4
+    files = PrefixFiles(tmp_path, 3 * size)
+    for seed in range(4):
+        files.save(entry(seed))
+    files.close()
+    found = [each.ids.tolist() for each in PrefixFiles(tmp_path, PLENTY).load(PLENTY)]
+
+    assert found == [some(200, seed) for seed in (2, 3)]
+    (newest,) = PrefixFiles(tmp_path, PLENTY).load(2 * size)
+    assert newest.ids.tolist() == some(200, 3)
+
+
+def test_replaced_entries_leave_the_disk(tmp_path: Path) -> None:
+    """A chat that grows has one file."""
+    files = PrefixFiles(tmp_path, PLENTY)
+    prefixes = PrefixCache(PLENTY)
+    prefixes.keep_on(files)
+    for n in (200, 250, 300):
+        prefixes.keep(np.array(some(n, 1), dtype=np.uint32), cache_of(n))
+    files.close()
+
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_disk_that_takes_nothing_costs_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The fault is logged, and nothing half-written is left."""
+    files = PrefixFiles(tmp_path / "gone", PLENTY)
+    (tmp_path / "gone").rmdir()
+    files.save(entry(1))
+    files.close()
+
+    assert "could not be written" in caplog.text
+
+
+def test_folder_is_private(tmp_path: Path) -> None:
+    """It holds what users wrote."""
+    PrefixFiles(tmp_path / "prefixes", PLENTY)
+
+    assert os.stat(tmp_path / "prefixes").st_mode & 0o077 == 0
+
+
+def test_fingerprint_tells_models_and_settings_apart(tmp_path: Path) -> None:
+    """Any change of a model's files or of a setting is another model's cache."""
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"one")
+    first = fingerprint(tmp_path, None)
+    seen = {first, fingerprint(tmp_path, 8)}
+    weights.write_bytes(b"two")
+    seen.add(fingerprint(tmp_path, None))
+    (tmp_path / "config.json").write_text("{}")
+    seen.add(fingerprint(tmp_path, None))
+
+    assert len(seen) == 4
+    weights.write_bytes(b"one")
+    (tmp_path / "config.json").unlink()
+    assert fingerprint(tmp_path, None) == first

@@ -1,0 +1,188 @@
+"""The benchmark's arithmetic, its workloads, and what its load generator makes of answers."""
+
+from __future__ import annotations
+
+import asyncio
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.benchmarks import plot, prompts, results, workloads
+from tests.benchmarks.load import Answer, Ask, Client, Target, judge, send_all, text_of
+from tests.benchmarks.results import Result, figures, percentile
+from tests.benchmarks.systems import Run
+from tests.benchmarks.workloads import Goal, Workload
+from tests.live import free_port
+
+PLAN = workloads.read()
+PAIR = Workload(
+    "w",
+    "two systems",
+    "question",
+    clients=1,
+    tokens=4,
+    systems=["ours", "bare"],
+    goals=[Goal("tokens_per_s", against="bare", at_least=0.97)],
+)
+SEEN = [
+    {"ours": {"tokens_per_s": 90.0}, "bare": {"tokens_per_s": 100.0}},
+    {"ours": {"tokens_per_s": 99.0}, "bare": {"tokens_per_s": 100.0}},
+    {"ours": {"tokens_per_s": 210.0}, "bare": {"tokens_per_s": 200.0}},
+]
+
+
+@pytest.mark.parametrize(
+    ("percent", "expected"), [(50, 50), (99, 99), (100, 100), (1, 1), (0.5, 1)]
+)
+def test_percentile_by_nearest_rank(percent: float, expected: int) -> None:
+    """The 99th of a hundred values is the ninety-ninth."""
+    assert expected == percentile(list(range(100, 0, -1)), percent)
+
+
+def test_percentile_of_few_values() -> None:
+    """The 99th percentile of a few is the greatest, the median of two the smaller."""
+    assert (3, 1) == (percentile([3, 1, 2], 99), percentile([2, 1], 50))
+
+
+def test_figures_of_a_run() -> None:
+    """Failures and unmeasured answers count as requests, and give no times."""
+    whole = Answer(
+        True, 1.0, first_s=1.1, ended_s=3.0, gaps_s=[0.9, 1.0], n_tokens=3,
+        prefill_s=0.095, failure=None,
+    )  # fmt: skip
+    beside = Answer(False, 0.0, first_s=9.0, ended_s=9.5, n_tokens=7, failure=None)
+    lost = Answer(True, 1.0, failure="ConnectionResetError")
+    seen = figures(Run([whole, beside, lost], memory_mb=[50.0, 70.0, 60.0], api_cpu_s=0.001))
+
+    assert (3, 1, 10) == (seen["requests"], seen["failures"], seen["tokens"])
+    assert pytest.approx(1.5) == seen["tokens_per_s"]
+    assert pytest.approx(100) == seen["ttft_p99_ms"]
+    assert pytest.approx(1) == seen["ttft_less_5_ms_over_prefill"]
+    assert pytest.approx(1000) == seen["gap_p99_ms"]
+    assert (70, 10) == (seen["peak_mb"], seen["growth_mb"])
+    assert pytest.approx(100) == seen["api_cpu_us_per_token"]
+
+
+def test_figures_where_nothing_came() -> None:
+    """A system that is down has failures, and no other figure."""
+    expected = {"requests": 2, "failures": 2, "tokens": 0}
+
+    assert expected == figures(Run([Answer(True, 0.0), Answer(True, 0.0)]))
+
+
+def test_ratio_is_taken_round_by_round() -> None:
+    """The median of the rounds' ratios counts, not the ratio of medians."""
+    spread = Result(PAIR, "embedded", SEEN).held(PAIR.goals[0])
+
+    assert spread is not None
+    assert pytest.approx((0.9, 0.99, 1.05)) == (spread.low, spread.middle, spread.high)
+
+
+def test_goals_table() -> None:
+    """Each goal has a row that says whether its median reaches it; one never seen says so."""
+    met = results.goals_table([Result(PAIR, "embedded", SEEN)])
+    unseen = results.goals_table([Result(PAIR, "embedded", [{"ours": {}, "bare": {}}])])
+
+    assert "| >= 0.97 | 0.90 | 0.99 | 1.05 | yes |" in met
+    assert "| - | - | - | not measured |" in unseen
+
+
+def test_document_has_no_name_of_the_machine() -> None:
+    """The JSON describes the machine by what figures depend on."""
+    told = results.document([Result(PAIR, "embedded", SEEN)], "2026-01-01T00:00:00+00:00")
+
+    assert {"processor", "cores", "memory_gb", "system", "python"} == set(told["machine"])
+    assert told["results"][0]["goals"][0]["met"] is True
+
+
+def test_plot_is_one_drawing() -> None:
+    """The drawing is well-formed, and refers to nothing outside."""
+    drawn = plot.draw([Result(PAIR, "embedded", SEEN)], "a <machine>")
+
+    assert ElementTree.fromstring(drawn).tag.endswith("svg")
+    assert "href" not in drawn
+    assert ">0.99<" in drawn
+
+
+@pytest.mark.parametrize("workload", PLAN.workload, ids=lambda workload: workload.name)
+def test_workload_is_valid(workload: Workload) -> None:
+    """Names, kinds, systems and goals of each workload lead somewhere."""
+    assert workload.prompts in prompts.KINDS
+    assert set(workload.systems) <= set(PLAN.systems)
+    assert workload.clients == len(workload.measured(0))
+    for goal in workload.goals:
+        assert goal.against is None or goal.against in workload.systems[1:]
+        assert (goal.at_least is None) != (goal.at_most is None)
+
+
+def test_bare_gets_only_what_it_can_do() -> None:
+    """It answers greedily, one ask of each client, all at once."""
+    for workload in PLAN.workload:
+        if "bare" in workload.systems:
+            clients = workload.measured(0)
+            assert (workload.sampling, workload.at_once) == ("greedy", None)
+            assert all(client.at_s == 0 and len(client.asks) == 1 for client in clients)
+
+
+def test_disturbing_clients_are_not_measured() -> None:
+    """Those that come beside disturb, and their own times do not count."""
+    (workload,) = (each for each in PLAN.workload if each.beside)
+    (client,) = workload.disturbing(0)
+
+    assert 0 < client.at_s
+    assert [False] == [ask.is_measured for ask in client.asks]
+
+
+def test_texts_differ_between_rounds_and_not_within() -> None:
+    """A shared prompt is the same for all clients of a round, and unknown in the next."""
+    (workload,) = (each for each in PLAN.workload if each.name == "shared prefix")
+    systems = [client.asks[0].messages[0] for client in workload.measured(0)]
+    (later,) = (client.asks[0].messages[0] for client in workload.priming(1))
+
+    assert systems[0] == systems[-1]
+    assert systems[0] == workload.priming(0)[0].asks[0].messages[0]
+    assert systems[0] != later
+
+
+def test_text_is_as_long_as_ordered() -> None:
+    """It has the tokens that were asked for, in the built-in model's vocabulary."""
+    order = prompts.Order(0, 500, 8, 1, 0, {})
+    said = prompts.text(500, order.own())
+
+    assert len(prompts._tokenizer().encode(said).ids) in range(495, 501)
+
+
+def test_refused_connections_are_failures() -> None:
+    """Where nobody listens, each request is a failure with its reason, and nothing is raised."""
+    ask = Ask(({"role": "user", "content": "Hello"},), 4)
+    answers = asyncio.run(send_all(Target(free_port(), "m"), [Client((ask,))] * 3, limit_s=5))
+
+    assert ["ConnectionRefusedError"] * 3 == [answer.failure for answer in answers]
+
+
+@pytest.mark.parametrize(
+    ("raw", "failure"),
+    [
+        (b"", "no answer"),
+        (b"HTTP/1.1 429 Too Many Requests\r\n\r\n{}", "status 429"),
+        (b"HTTP/1.0 200 OK\r\n\r\ndata: [DONE]", "status 200"),
+        (b'HTTP/1.1 200 OK\r\n\r\ndata: {"usage":{"completion_tokens":7}}', None),
+    ],
+)
+def test_what_counts_as_an_answer(raw: bytes, failure: str | None) -> None:
+    """Only a stream that ends with its usage does."""
+    answer = Answer(True, 0.0)
+    judge(raw, answer)
+
+    assert failure == answer.failure
+
+
+def test_text_of_a_stream() -> None:
+    """The contents of its chunks, whatever stands between them."""
+    raw = (
+        b'HTTP/1.1 200 OK\r\n\r\ndata: {"choices":[{"delta":{"role":"assistant"}}]}\n\n: hold on\n\n'
+        b'data: {"choices":[{"delta":{"content":"Hel"}}]}\n\ndata: {"choices":[{"delta":'
+        b'{"content":"lo"}}]}\n\ndata: {"choices":[],"usage":{}}\n\ndata: [DONE]\n\n'
+    )
+
+    assert "Hello" == text_of(raw)
