@@ -17,7 +17,7 @@ import numpy as np
 from mlx_lm.generate import GenerationBatch, StopSequences, make_stop_sequences
 
 from service.engine.answer import Answer, Reader
-from service.engine.drafts import Generator
+from service.engine.decoding import Generator
 from service.engine.kv import Caches
 from service.engine.load import LoadedModel
 from service.engine.prefix_cache import Cache, Held, Ids, PrefixCache
@@ -43,6 +43,8 @@ class _Row:
     draw: Draw
     max_tokens: int
     came_s: float
+    reach: int = 0
+    reach_at: int = -1
     n_cached: int = 0
     begun_s: float | None = None
     first_s: float | None = None
@@ -154,11 +156,17 @@ class Batcher:
             is_full = len(self._rows) >= self._max_rows or n_reading >= PREFILL_ROWS
             if is_full or not self._has_room_for(row):
                 return
-            if not self._readings.is_coming(row.ids, self._prefixes.reach(row.ids[:-1])):
+            if not self._readings.is_coming(row.ids, self._reach(row)):
                 self._waiting.remove(row)
                 held = self._prefixes.find(row.ids)
                 row.n_cached = held.n_tokens
                 self._insert(row, held)
+
+    def _reach(self, row: _Row) -> int:
+        """Return how much of a waiting row's prompt there is; looked up again only when more is kept."""
+        if row.reach_at != self._prefixes.n_kept:
+            row.reach, row.reach_at = self._prefixes.reach(row.ids[:-1]), self._prefixes.n_kept
+        return row.reach
 
     def _has_room_for(self, row: _Row) -> bool:
         rows = [*self._rows.values(), row]

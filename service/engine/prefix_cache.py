@@ -84,6 +84,9 @@ class PrefixCache:
 
     Args:
         max_bytes: of keys and values; 0 keeps nothing.
+
+    Attributes:
+        n_kept: how many entries there have ever been; what `reach` says changes no sooner.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -91,6 +94,7 @@ class PrefixCache:
         self._shelf: Shelf | None = None
         self._entries: list[Entry] = []  # the one used last at the end
         self._n_bytes = 0
+        self.n_kept = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -161,6 +165,7 @@ class PrefixCache:
 
     def _put(self, entry: Entry) -> None:
         """Take in an entry as the one used last; others go where there is no room for it."""
+        self.n_kept += 1
         self._entries.append(entry)
         self._n_bytes += entry.n_bytes
         while self._n_bytes > self._max_bytes or len(self._entries) > MAX_ENTRIES:

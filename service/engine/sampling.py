@@ -2,8 +2,9 @@
 How the next tokens are chosen, for all rows of a step at once.
 
 BatchGenerator calls a sampler once for the whole batch where all rows share the object, so all rows
-share this one; what each row wants lies in its `Draw`. Log-probabilities have shape (rows, vocabulary),
-the ids that come back (rows,). A row pays for what it asks for and for nothing else.
+share this one; what each row wants lies in its `Draw`. Logits have shape (rows, vocabulary), and may be
+off by a number of each row's own, as log-probabilities are; the ids that come back have shape (rows,). A row
+pays for what it asks for and for nothing else.
 
 The filters are mlx-lm's: `top_p`, `min_p` and `top_k` look at the model's own probabilities, before the
 temperature. What is random comes from a key of the row's own and the number of its token, so that no
@@ -214,16 +215,16 @@ class Sampler:
         row = self._rows[place]
         return row.gate is None and row.top_logprobs is None and not row.is_adjusted
 
-    def ahead(self, places: Sequence[tuple[int, int]], logprobs: mx.array) -> mx.array:
+    def ahead(self, places: Sequence[tuple[int, int]], logits: mx.array) -> mx.array:
         """
         Return tokens that rows would draw later, not computed yet, shape (n,); nothing is remembered.
 
         Args:
             places: a row's place, and how many draws after its last one.
-            logprobs: the model's log-probabilities there, shape (n, vocabulary).
+            logits: the model's there, shape (n, vocabulary).
         """
         plan = _Plan([self._rows[i] for i, _ in places], [n - 1 for _, n in places])
-        return plan.chosen(logprobs.astype(mx.float32))
+        return plan.chosen(logits.astype(mx.float32))
 
     def skip(self, n_draws: Sequence[int]) -> None:
         """Count draws for each row that `ahead` made."""
@@ -231,12 +232,12 @@ class Sampler:
             row.n_drawn += n
         self._plan = None
 
-    def __call__(self, logprobs: mx.array) -> mx.array:
+    def __call__(self, logits: mx.array) -> mx.array:
         """
         Return the next token of each row, not computed yet, shape (rows,).
 
         Args:
-            logprobs: the model's log-probabilities, shape (rows, vocabulary).
+            logits: the model's, shape (rows, vocabulary).
         """
         if self._beginning:
             rows, self._beginning = self._beginning, []
@@ -245,9 +246,9 @@ class Sampler:
             plan = _Plan(rows)
         else:
             plan = self._plan = self._plan or _Plan(self._rows)
-        if len(plan.rows) != logprobs.shape[0]:
-            raise RuntimeError(f"{logprobs.shape[0]} rows were stepped, {len(plan.rows)} are known")
-        return plan.draw(logprobs)
+        if len(plan.rows) != logits.shape[0]:
+            raise RuntimeError(f"{logits.shape[0]} rows were stepped, {len(plan.rows)} are known")
+        return plan.draw(logits)
 
 
 class _Plan:
@@ -288,9 +289,9 @@ class _Plan:
         self._top_k = [rows[i].top_k for i in self._by_count]
         self._n_top = max((rows[i].top_logprobs or 0 for i in self._reporting), default=0)
 
-    def draw(self, logprobs: mx.array) -> mx.array:
+    def draw(self, logits: mx.array) -> mx.array:
         """Return the next token of each row."""
-        scores = logprobs.astype(mx.float32)
+        scores = logits.astype(mx.float32)
         for i in self._adjusted:
             scores[i] = self.rows[i].adjusted(scores[i])
         if self._gated:
@@ -300,7 +301,7 @@ class _Plan:
         for i, row in enumerate(self.rows):
             row.note(drawn, i)
         if self._reporting:
-            self._report(logprobs, tokens)
+            self._report(logits, tokens)
         return tokens
 
     def chosen(self, scores: mx.array) -> mx.array:
@@ -377,9 +378,10 @@ class _Plan:
         lasts = mx.array([[top_k - 1] for top_k in self._top_k])
         return mx.take_along_axis(scores, mx.take_along_axis(ids, lasts, axis=-1), axis=-1)
 
-    def _report(self, logprobs: mx.array, tokens: mx.array) -> None:
+    def _report(self, logits: mx.array, tokens: mx.array) -> None:
         """Keep what the model itself gave the chosen tokens and the likeliest ones."""
-        logprobs = self._rows_at(logprobs, self._reporting).astype(mx.float32)
+        logits = self._rows_at(logits, self._reporting).astype(mx.float32)
+        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         tokens = self._rows_at(tokens, self._reporting)
         chosen = mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
         ids = likeliest(logprobs, self._n_top)

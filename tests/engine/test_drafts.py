@@ -1,4 +1,4 @@
-"""`service.engine.drafts`: fewer steps, the same answers."""
+"""`service.engine.drafts` and `service.engine.decoding`: fewer steps, the same answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from mlx_lm.generate import _extend_cache, _merge_caches
 from mlx_lm.models.cache import make_prompt_cache
 
 from service.engine.batcher import Batcher
-from service.engine.drafts import Economy, Lookup, rewind, stood, straighten
+from service.engine.decoding import rewind, straighten
+from service.engine.drafts import Economy, Lookup, stood
 from service.engine.load import LoadedModel
 from service.engine.prefix_cache import PrefixCache
 from service.engine.prompt import Prepared
