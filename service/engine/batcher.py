@@ -1,7 +1,9 @@
 """
-Requests as rows of one batch: mlx-lm's BatchGenerator, with each row's answer beside it.
+Requests as rows of a batch: mlx-lm's BatchGenerator, with each row's answer beside it.
 
-One `step` is one decode step for every row, or a piece of the prompts that wait, or both.
+One `step` is one decode step for every row, or a piece of the prompts that wait, or both. Rows of a batch are
+padded to the longest of them, so a long one among short ones goes into a lane of its own: a batch that is
+stepped beside the other. Two lanes read the weights twice, one lane reads the padding: the smaller is chosen.
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_flatten
 from mlx_lm.generate import GenerationBatch, StopSequences, make_stop_sequences
 
 from service.engine.answer import Answer, Reader
@@ -29,6 +34,8 @@ from service.engine.vocabulary import Vocabulary
 from service.protocol import Candidate, Delta, FinishReason, Job, Spent, TokenLogprob
 
 PREFILL_ROWS = 8
+MAX_LANES = 3
+MIN_LANE_BYTES = 8 << 20  # what reading less is not worth a step of its own
 MIN_LOGPROB = -9999.0
 _NO_END = StopSequences()
 
@@ -43,6 +50,7 @@ class _Row:
     draw: Draw
     max_tokens: int
     came_s: float
+    lane: Generator | None = None
     reach: int = 0
     reach_at: int = -1
     n_cached: int = 0
@@ -86,12 +94,14 @@ class Batcher:
         self._vocabulary = vocabulary
         self._max_rows = max_rows
         self._prefixes = PrefixCache(max_bytes=0) if prefixes is None else prefixes
+        self._n_lanes = 0
         self._caches = caches or Caches(loaded.model, None, None)
         self.context_length = loaded.card.context_length
         self.window = window_of(self._caches.make())
         self._max_kv_bytes = max_kv_bytes
         self._max_tokens_ahead = max_tokens_ahead if self.window > 0 else 0
         self._pace = Pace()
+        self._lane_bytes = max(nbytes_of(loaded.model), MIN_LANE_BYTES)
         self._turn_ends = make_stop_sequences(loaded.tokenizer)
         self._reader = Reader(loaded.tokenizer)
         self._start()
@@ -100,6 +110,11 @@ class Batcher:
     def tickets(self) -> list[int]:
         """The tickets of all rows: being scored, waiting, prefilling or decoding."""
         return [row.ticket for row in [*self._scored, *self._waiting, *self._rows.values()]]
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values of all rows, padding included."""
+        return sum(lane.prompt_cache_nbytes for lane in self._lanes)
 
     def reset(self) -> None:
         """Drop every row and everything that a failed step may have left behind."""
@@ -113,15 +128,7 @@ class Batcher:
         self._scored: list[_Row] = []
         self.broken: list[tuple[int, str]] = []
         self._scoring: Scoring | None = None
-        self._sampler = Sampler()
-        self._generator = Generator(
-            self._loaded.model,
-            self._sampler,
-            self._max_tokens_ahead,
-            completion_batch_size=self._max_rows,
-            prefill_batch_size=min(PREFILL_ROWS, self._max_rows),
-            prefill_step_size=MAX_STEP_TOKENS,
-        )
+        self._lanes: list[Generator] = []
 
     def add(self, ticket: int, prepared: Prepared, job: Job, came_s: float | None = None) -> None:
         """
@@ -180,17 +187,43 @@ class Batcher:
             ends = _NO_END
         marks = self._readings.marks(row.ids, held, (each.ids for each in self._waiting))
         places = [held.n_tokens, *marks, len(row.ids)]
-        (uid,) = self._generator.insert_segments(
+        row.lane = lane = self._lane(len(row.ids))
+        (uid,) = lane.insert_segments(
             [[row.prepared.ids[begin:end] for begin, end in pairwise(places)]],
             max_tokens=[row.max_tokens],
             caches=[held.cache or self._caches.make()],
             all_tokens=[row.prepared.ids[: held.n_tokens]],
-            samplers=[self._sampler],
+            samplers=[lane.sampler],
             logits_processors=[row.draw.processors],
-            stop_sequences=[self._sampler.turnstile(row.draw, ends)],
+            stop_sequences=[lane.sampler.turnstile(row.draw, ends)],
         )
         self._rows[uid] = row
         self._readings.prompts[uid] = Prompt(row.ids, held.n_tokens, marks)
+
+    def _lane(self, n_tokens: int) -> Generator:
+        """Return the lane in which a row of *n_tokens* costs least."""
+        best = min(self._lanes, key=lambda lane: self._padding_bytes(lane, n_tokens), default=None)
+        is_dear = best is None or self._padding_bytes(best, n_tokens) > self._lane_bytes
+        if best is None or (is_dear and len(self._lanes) < MAX_LANES):
+            self._n_lanes += 1
+            new = Generator(
+                self._loaded.model,
+                Sampler(),
+                self._max_tokens_ahead,
+                first_uid=self._n_lanes << 40,
+                completion_batch_size=self._max_rows,
+                prefill_batch_size=min(PREFILL_ROWS, self._max_rows),
+                prefill_step_size=MAX_STEP_TOKENS,
+            )
+            self._lanes.append(new)
+            return new
+        return best
+
+    def _padding_bytes(self, lane: Generator, n_tokens: int) -> int:
+        """Return what a step of *lane* would read of padding beside a row of *n_tokens*."""
+        lengths = [len(row.ids) + row.n_tokens for row in self._rows.values() if row.lane is lane]
+        n_padding = sum(abs(n_tokens - length) for length in lengths)
+        return n_padding * self._caches.bytes_per_token
 
     def remove(self, ticket: int) -> None:
         """Drop the row of *ticket* and its cache, if there is one."""
@@ -216,13 +249,21 @@ class Batcher:
         """Decode a token for every row that has its prompt, and read a piece of the other prompts."""
         n_reading = len(self._readings.prompts)
         is_decoding = n_reading < len(self._rows)
-        self._generator.prefill_step_size = self._pace.n_tokens(n_reading, is_decoding=is_decoding)
+        step_tokens = self._pace.n_tokens(n_reading, is_decoding=is_decoding)
         began_s = time.monotonic()
-        progress, responses = self._generator.next()
+        progress, responses = [], []
+        for lane in self._lanes:
+            lane.prefill_step_size = step_tokens
+            read, drawn = lane.next()
+            progress += read
+            responses += drawn
         n_read, n_begun = self._follow(progress, began_s)
         if not n_begun:  # the first token of a row takes a step of its own
             self._pace.learn(time.monotonic() - began_s, n_read, is_decoding=is_decoding)
-        return [self._read(each) for each in responses if each.uid in self._rows]
+        deltas = [self._read(each) for each in responses if each.uid in self._rows]
+        lanes = {row.lane for row in self._rows.values()}
+        self._lanes = [lane for lane in self._lanes if lane in lanes]
+        return deltas
 
     def _follow(self, progress: Sequence[Any], began_s: float) -> tuple[int, int]:
         """
@@ -243,7 +284,8 @@ class Batcher:
             n_before, prompt.n_read = prompt.n_read, len(prompt.ids) - n_all + n_done
             n_read += prompt.n_read - n_before
             if self._readings.is_wanted(prompt, (each.ids for each in self._waiting)):
-                cache, _ = self._generator.extract_cache([piece.uid])[piece.uid]
+                assert row.lane is not None
+                cache, _ = row.lane.extract_cache([piece.uid])[piece.uid]
                 self._prefixes.keep(prompt.ids[: prompt.n_read], cache)
         return n_read, n_begun
 
@@ -303,7 +345,8 @@ class Batcher:
             said.tool_calls += rest.tool_calls
             said.logprobs += rest.logprobs
         if reason is not None:
-            self._sampler.forget(row.draw)
+            assert row.lane is not None
+            row.lane.sampler.forget(row.draw)
             del self._rows[response.uid]
             self._keep(response.all_tokens, response.prompt_cache)
         elif answer.is_over:
@@ -360,12 +403,18 @@ class Batcher:
 
     def _drop(self, uid: int) -> tuple[Cache, list[int]]:
         """Take a row out of the batch; return its cache, not computed yet, and the tokens that it holds."""
-        self._sampler.forget(self._rows.pop(uid).draw)
+        row = self._rows.pop(uid)
+        assert row.lane is not None
+        row.lane.sampler.forget(row.draw)
         self._readings.prompts.pop(uid, None)
-        left: tuple[Cache, list[int]] = self._generator.remove([uid], return_prompt_caches=True)[
-            uid
-        ]
+        left: tuple[Cache, list[int]] = row.lane.remove([uid], return_prompt_caches=True)[uid]
         return left
+
+
+def nbytes_of(model: nn.Module) -> int:
+    """Return the size of a model's weights."""
+    weights: dict[str, mx.array] = tree_flatten(model.parameters(), destination={})  # type: ignore[assignment, no-untyped-call]  # mlx's stubs
+    return sum(each.nbytes for each in weights.values())
 
 
 def _says_something(delta: Delta) -> bool:

@@ -22,10 +22,24 @@ N_CHECKED = 64
 
 
 class Generator(BatchGenerator):  # type: ignore[misc]  # mlx-lm has no types
-    """mlx-lm's generator whose rows may be ahead of themselves by up to *max_tokens_ahead* tokens."""
+    """
+    mlx-lm's generator, with rows that may be ahead of themselves.
 
-    def __init__(self, model: Any, sampler: Sampler, max_tokens_ahead: int, **options: Any) -> None:
+    Args:
+        model: maps token ids, shape (rows, n), and a cache to logits.
+        sampler: what all rows draw with.
+        max_tokens_ahead: most tokens of a guess; 0: nothing is guessed.
+        first_uid: the number of its first row.
+        options: `BatchGenerator`'s own.
+    """
+
+    sampler: Sampler
+
+    def __init__(
+        self, model: Any, sampler: Sampler, max_tokens_ahead: int, first_uid: int, **options: Any
+    ) -> None:
         super().__init__(model, sampler=sampler, **options)
+        self._uid_count = first_uid
         self._generation_batch = DecodingBatch.of(model, sampler, max_tokens_ahead)
 
 

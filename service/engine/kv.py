@@ -116,7 +116,7 @@ class Caches:
             self._group_size = _group_size(self._filled(make_prompt_cache(model)))
         if kv_bits is not None or max_kv_size is not None:
             self._try()
-        self.bytes_per_token = sum(
+        self.bytes_per_token: int = sum(
             cache.nbytes // cache.keys.shape[2] for cache in self._filled(self._made(KVCache))
         )
 

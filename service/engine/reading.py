@@ -17,7 +17,8 @@ from mlx_lm.models.cache import CacheList
 from service.engine.prefix_cache import MIN_TOKENS, Cache, Held, Ids, n_shared
 
 MAX_STEP_TOKENS = 2048
-MIN_STEP_TOKENS = 16
+MIN_STEP_TOKENS = 2
+EVEN_TOKENS = 32
 ALONE_S = 0.25  # how long a step may be where nobody decodes: cancelling waits for it
 SHARE = 1.5  # how long it may be otherwise, in steps that only decode
 INERTIA = 0.8
@@ -31,11 +32,11 @@ class Pace:
         self._token_s = ALONE_S / MAX_STEP_TOKENS
 
     def n_tokens(self, n_prompts: int, *, is_decoding: bool) -> int:
-        """Return how many tokens of each of *n_prompts* to read, a power of two."""
+        """Return how many tokens of each of *n_prompts* to read; many as a power of two."""
         allowed_s = SHARE * self._decode_s if is_decoding else ALONE_S
-        wanted = allowed_s / self._token_s / max(n_prompts, 1)
-        power = math.log2(min(max(wanted, MIN_STEP_TOKENS), MAX_STEP_TOKENS))
-        return 1 << int(power)
+        wanted = int(allowed_s / self._token_s / max(n_prompts, 1))
+        n = min(max(wanted, MIN_STEP_TOKENS), MAX_STEP_TOKENS)
+        return n if n < EVEN_TOKENS else 1 << (n.bit_length() - 1)
 
     def learn(self, took_s: float, n_read: int, *, is_decoding: bool) -> None:
         """Take in that a step took *took_s* seconds and read *n_read* tokens of prompts."""

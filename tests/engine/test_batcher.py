@@ -75,7 +75,7 @@ def test_stop_text_frees_the_row_at_once(batcher: Batcher, prompter: Prompter) -
     assert text(deltas) == whole[: whole.index(stop)]
     assert deltas[-1].finish_reason == "stop"
     assert batcher.tickets == []
-    assert batcher._generator.prompt_cache_nbytes == 0
+    assert batcher.kv_bytes == 0
 
 
 @pytest.mark.parametrize("n_steps", [0, 1, 2, 8])
@@ -94,7 +94,7 @@ def test_removed_row_is_gone_at_every_stage(
 
     assert 1 not in after
     assert text([d for d in before if d.ticket == 2] + after[2]) == text(alone)
-    assert batcher._generator.prompt_cache_nbytes == 0
+    assert batcher.kv_bytes == 0
 
 
 def test_context_ends_an_answer(
@@ -301,6 +301,38 @@ def test_long_prompt_does_not_stall_its_neighbours(
 
     assert n_steps > 10
     assert n_tokens == n_steps
+
+
+def test_long_row_goes_beside_short_ones(loaded: LoadedModel, vocabulary: Vocabulary) -> None:
+    """Short ones aren't padded to it, all answer as alone, and there is one lane again after it."""
+    batcher = Batcher(loaded, vocabulary, 8, prefixes=PrefixCache(0))
+    long = [i % 1000 + 20 for i in range(4000)]
+    short = [[50 + i, 60, 70] for i in range(4)]
+    wanted = Job(Tokens((1,)), Sampling(temperature=0.0), max_tokens=60, ignore_eos=True)
+    brief = msgspec.structs.replace(wanted, max_tokens=4)
+
+    def answers(prompts: list[list[int]], jobs: list[Job]) -> list[str]:
+        for ticket, (prompt, each) in enumerate(zip(prompts, jobs, strict=True)):
+            batcher.add(ticket, Prepared(prompt), each)
+        seen: dict[int, str] = {}
+        lanes, most_bytes = set(), 0
+        while batcher.tickets:
+            for delta in batcher.step():
+                seen[delta.ticket] = seen.get(delta.ticket, "") + delta.text
+            lanes.add(len(batcher._lanes))
+            most_bytes = max(most_bytes, batcher.kv_bytes)
+        assert lanes <= {0, 1, 2}
+        assert most_bytes < 1.6 * 4000 * 2 * 1024  # not five times as much
+        return [seen[ticket] for ticket in range(len(prompts))]
+
+    alone = [
+        answers([prompt], [job])[0]
+        for prompt, job in [(long, brief), *((each, wanted) for each in short)]
+    ]
+    together = answers([long, *short], [brief, *[wanted] * 4])
+
+    assert alone == together
+    assert batcher.kv_bytes == 0
 
 
 @pytest.mark.parametrize("kind", ["full", "window", "state"])

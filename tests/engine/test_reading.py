@@ -36,6 +36,7 @@ def test_pace_keeps_a_step_as_short_as_a_decode_step() -> None:
 
     assert pace.n_tokens(1, is_decoding=True) == 64  # 15 ms at 0.2 ms a token, as a power of two
     assert pace.n_tokens(2, is_decoding=True) == 32
+    assert pace.n_tokens(3, is_decoding=True) == 25
     assert pace.n_tokens(1, is_decoding=False) == 1 << int(math.log2(ALONE_S / 0.0002))
 
 
