@@ -23,6 +23,7 @@ from mlx_lm.generate import GenerationBatch, StopSequences, make_stop_sequences
 
 from service.engine.answer import Answer, Reader
 from service.engine.decoding import Generator
+from service.engine.drafts import Economy
 from service.engine.kv import Caches
 from service.engine.load import LoadedModel
 from service.engine.prefix_cache import Cache, Held, Ids, PrefixCache
@@ -101,6 +102,7 @@ class Batcher:
         self._max_kv_bytes = max_kv_bytes
         self._max_tokens_ahead = max_tokens_ahead if self.window > 0 else 0
         self._pace = Pace()
+        self._economy = Economy()
         self._lane_bytes = max(nbytes_of(loaded.model), MIN_LANE_BYTES)
         self._turn_ends = make_stop_sequences(loaded.tokenizer)
         self._reader = Reader(loaded.tokenizer)
@@ -185,7 +187,8 @@ class Batcher:
         ends = self._turn_ends
         if row.job.ignore_eos and row.draw.gate is None:
             ends = _NO_END
-        marks = self._readings.marks(row.ids, held, (each.ids for each in self._waiting))
+        waiting = (each.ids for each in self._waiting)
+        marks = self._readings.marks(row.ids, held, waiting, row.prepared.n_before)
         places = [held.n_tokens, *marks, len(row.ids)]
         row.lane = lane = self._lane(len(row.ids))
         (uid,) = lane.insert_segments(
@@ -210,6 +213,7 @@ class Batcher:
                 self._loaded.model,
                 Sampler(),
                 self._max_tokens_ahead,
+                self._economy,
                 first_uid=self._n_lanes << 40,
                 completion_batch_size=self._max_rows,
                 prefill_batch_size=min(PREFILL_ROWS, self._max_rows),
@@ -248,8 +252,9 @@ class Batcher:
     def _advance(self) -> list[Delta]:
         """Decode a token for every row that has its prompt, and read a piece of the other prompts."""
         n_reading = len(self._readings.prompts)
-        is_decoding = n_reading < len(self._rows)
-        step_tokens = self._pace.n_tokens(n_reading, is_decoding=is_decoding)
+        n_decoding = len(self._rows) - n_reading
+        n_waiting = n_reading + len(self._waiting)
+        step_tokens = self._pace.n_tokens(n_reading, n_waiting, n_decoding)
         began_s = time.monotonic()
         progress, responses = [], []
         for lane in self._lanes:
@@ -259,7 +264,7 @@ class Batcher:
             responses += drawn
         n_read, n_begun = self._follow(progress, began_s)
         if not n_begun:  # the first token of a row takes a step of its own
-            self._pace.learn(time.monotonic() - began_s, n_read, is_decoding=is_decoding)
+            self._pace.learn(time.monotonic() - began_s, n_read, is_decoding=n_decoding > 0)
         deltas = [self._read(each) for each in responses if each.uid in self._rows]
         lanes = {row.lane for row in self._rows.values()}
         self._lanes = [lane for lane in self._lanes if lane in lanes]

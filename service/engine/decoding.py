@@ -29,6 +29,7 @@ class Generator(BatchGenerator):  # type: ignore[misc]  # mlx-lm has no types
         model: maps token ids, shape (rows, n), and a cache to logits.
         sampler: what all rows draw with.
         max_tokens_ahead: most tokens of a guess; 0: nothing is guessed.
+        economy: says which guesses are worth it.
         first_uid: the number of its first row.
         options: `BatchGenerator`'s own.
     """
@@ -36,11 +37,17 @@ class Generator(BatchGenerator):  # type: ignore[misc]  # mlx-lm has no types
     sampler: Sampler
 
     def __init__(
-        self, model: Any, sampler: Sampler, max_tokens_ahead: int, first_uid: int, **options: Any
+        self,
+        model: Any,
+        sampler: Sampler,
+        max_tokens_ahead: int,
+        economy: Economy,
+        first_uid: int,
+        **options: Any,
     ) -> None:
         super().__init__(model, sampler=sampler, **options)
         self._uid_count = first_uid
-        self._generation_batch = DecodingBatch.of(model, sampler, max_tokens_ahead)
+        self._generation_batch = DecodingBatch.of(model, sampler, max_tokens_ahead, economy)
 
 
 class DecodingBatch(GenerationBatch):  # type: ignore[misc]  # mlx-lm has no types
@@ -60,14 +67,16 @@ class DecodingBatch(GenerationBatch):  # type: ignore[misc]  # mlx-lm has no typ
     _n_checked: int
 
     @classmethod
-    def of(cls, model: Any, draws: Sampler, max_tokens_ahead: int) -> DecodingBatch:
+    def of(
+        cls, model: Any, draws: Sampler, max_tokens_ahead: int, economy: Economy
+    ) -> DecodingBatch:
         """Return an empty one."""
         batch: DecodingBatch = cls.empty(model, draws)
         batch.draws = draws
         batch.max_tokens_ahead = max_tokens_ahead
         batch._lookups = {}
         batch._n_checked = 0
-        batch._economy = Economy()
+        batch._economy = economy
         return batch
 
     def next(self) -> list[Any]:

@@ -97,7 +97,8 @@ class Economy:
         if not n_more:
             self._step_s = _mixed(self._step_s or took_s, took_s)
         else:
-            self._more_s = _mixed(self._more_s, max(took_s - self._step_s, 0.0) / n_more)
+            more_s = max(took_s - self._step_s, 0.0) / n_more
+            self._more_s = _mixed(self._more_s or more_s, more_s)
 
 
 def stood(guess: Sequence[int], drawn: Sequence[int]) -> list[int]:

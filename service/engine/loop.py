@@ -126,6 +126,7 @@ class Engine:
             loaded.card.context_length,
             vocabulary,
             allow_grammars=order.allow_grammars,
+            finds_turns=memory.finds_turns,
         )
         prompt = self._first_prompt()
         batcher = Batcher(

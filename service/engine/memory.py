@@ -15,6 +15,7 @@ from service.engine.kv import Caches
 from service.engine.load import LoadedModel, locate
 from service.engine.prefix_cache import PrefixCache
 from service.engine.prefix_files import PrefixFiles, fingerprint
+from service.engine.reading import window_of
 from service.engine.warmup import answers_alike
 from service.protocol import Load
 
@@ -40,6 +41,11 @@ class Memory:
     max_kv_bytes: float
     prefixes: PrefixCache
     files: PrefixFiles | None
+
+    @property
+    def finds_turns(self) -> bool:
+        """Whether a chat is worth a copy before its last turn: what is kept can't be cut to it later."""
+        return self.prefixes.is_on and math.isfinite(window_of(self.caches.make()))
 
     def open(self, batcher: Batcher, prompt: list[int]) -> None:
         """Let *batcher* keep what it reads, unless an answer to *prompt* comes out otherwise then."""

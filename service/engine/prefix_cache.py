@@ -18,7 +18,7 @@ from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
 from numpy.typing import NDArray
 
 MAX_ENTRIES = 256
-MIN_TOKENS = 32  # fewer are read as fast as they are copied
+MIN_TOKENS = 8  # fewer are read as fast as they are copied
 
 Ids = NDArray[np.uint32]
 Cache = list[Any]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from jinja2 import TemplateError
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
@@ -41,12 +42,14 @@ class Prepared:
         text: the prompt's text, as `echo` repeats it.
         is_thinking: the prompt ends inside of thoughts.
         gate: what its answer must be; None: anything.
+        n_before: so many of its first tokens come before what its last turn says; 0: it isn't known.
     """
 
     ids: list[int]
     text: str = ""
     is_thinking: bool = False
     gate: Gate | None = None
+    n_before: int = 0
 
 
 class Prompter:
@@ -58,6 +61,7 @@ class Prompter:
         context_length: longest prompt and answer together, in tokens.
         vocabulary: the model's tokens.
         allow_grammars: requests may bring grammars of their own.
+        finds_turns: tell where a chat's last turn begins.
     """
 
     def __init__(
@@ -67,10 +71,12 @@ class Prompter:
         vocabulary: Vocabulary,
         *,
         allow_grammars: bool = False,
+        finds_turns: bool = False,
     ) -> None:
         # A copy: encoding switches options inside, while the MLX thread decodes with the original.
         self._tokenizer = copy.deepcopy(tokenizer)
         self._context_length = context_length
+        self._finds_turns = finds_turns
         self._vocabulary = vocabulary
         self._longest_token = max(map(len, tokenizer.get_vocab()))  # in characters
         specials = sorted(special_tokens(tokenizer).values(), key=len, reverse=True)
@@ -106,7 +112,8 @@ class Prompter:
                 param=error.param,
                 code="invalid_json_schema" if error.is_schema else "invalid_grammar",
             ) from error
-        return Prepared(ids, self._echoed(job, ids), is_thinking, gate)
+        n_before = self._n_before(job.prompt, ids) if self._finds_turns else 0
+        return Prepared(ids, self._echoed(job, ids), is_thinking, gate, n_before)
 
     def ids(self, prompt: Prompt, limit: int | None = None) -> list[int]:
         """
@@ -159,6 +166,17 @@ class Prompter:
         if not job.echo:
             return ""
         return job.prompt.text if isinstance(job.prompt, Text) else self.text(ids)
+
+    def _n_before(self, prompt: Prompt, ids: list[int]) -> int:
+        """Return how many tokens come before what the last turn says: another text begins to differ there."""
+        if not isinstance(prompt, Chat):
+            return 0
+        last = prompt.turns[-1]
+        text = "#" if not (last.content or "").startswith("#") else "?"
+        other = msgspec.structs.replace(last, content=text)
+        turns = (*prompt.turns[:-1], other)
+        found = self._encode_chat(msgspec.structs.replace(prompt, turns=turns), None)
+        return next((i for i, (a, b) in enumerate(zip(ids, found, strict=False)) if a != b), 0)
 
     def _is_thinking(self, ids: list[int]) -> bool:
         """Whether thoughts were begun in the prompt and not ended."""

@@ -16,6 +16,7 @@ from mlx_lm.models.cache import CacheList
 
 from service.engine.prefix_cache import MIN_TOKENS, Cache, Held, Ids, n_shared
 
+MIN_SHARED = 32  # fewer are not worth a stop, nor waiting for
 MAX_STEP_TOKENS = 2048
 MIN_STEP_TOKENS = 2
 EVEN_TOKENS = 32
@@ -31,9 +32,19 @@ class Pace:
         self._decode_s = 0.0
         self._token_s = ALONE_S / MAX_STEP_TOKENS
 
-    def n_tokens(self, n_prompts: int, *, is_decoding: bool) -> int:
-        """Return how many tokens of each of *n_prompts* to read; many as a power of two."""
-        allowed_s = SHARE * self._decode_s if is_decoding else ALONE_S
+    def n_tokens(self, n_prompts: int, n_waiting: int, n_decoding: int) -> int:
+        """
+        Return how many tokens of each of *n_prompts* to read; many as a power of two.
+
+        Args:
+            n_prompts: how many are being read.
+            n_waiting: how many wait for their first token, those included: a crowd may keep a few longer.
+            n_decoding: how many wait for their next one meanwhile.
+        """
+        allowed_s = ALONE_S
+        if n_decoding:
+            crowd = max(1.0, n_waiting / n_decoding)
+            allowed_s = min(SHARE * self._decode_s * crowd, ALONE_S)
         wanted = int(allowed_s / self._token_s / max(n_prompts, 1))
         n = min(max(wanted, MIN_STEP_TOKENS), MAX_STEP_TOKENS)
         return n if n < EVEN_TOKENS else 1 << (n.bit_length() - 1)
@@ -86,19 +97,26 @@ class Readings:
         self._window = window
         self._is_keeping = is_keeping
 
-    def marks(self, ids: Ids, held: Held, waiting: Iterable[Ids]) -> tuple[int, ...]:
-        """Return where to stop in a prompt that begins: where others part from it, and before its end."""
+    def marks(
+        self, ids: Ids, held: Held, waiting: Iterable[Ids], n_before: int = 0
+    ) -> tuple[int, ...]:
+        """
+        Return where to stop in a prompt that begins: where others part from it, and before its end.
+
+        Others will also part from it after *n_before* tokens.
+        """
         if not self._is_keeping or len(ids) < MIN_TOKENS:
             return ()
         others = [*waiting, *(prompt.ids for prompt in self.prompts.values())]
         most = max([held.n_seen, *(n_shared(each, ids[:-1]) for each in others)])
-        is_worth_it = held.n_tokens + MIN_TOKENS <= most < len(ids) - 1
-        return (most, len(ids) - 1) if is_worth_it else (len(ids) - 1,)
+        marks = sorted({most, n_before})
+        worth = [mark for mark in marks if held.n_tokens + MIN_SHARED <= mark < len(ids) - 1]
+        return (*worth, len(ids) - 1)
 
     def is_coming(self, ids: Ids, n_held: int) -> bool:
         """Whether another prompt soon brings more of *ids* than the *n_held* tokens that there are."""
         return any(
-            n_usable - n_held >= max(MIN_TOKENS, n_ahead / 2)
+            n_usable - n_held >= max(MIN_SHARED, n_ahead / 2)
             for prompt in self.prompts.values()
             for n_usable, n_ahead in prompt.brings(ids[:-1], self._window)
         )
@@ -108,7 +126,7 @@ class Readings:
         if prompt.n_read not in prompt.marks:
             return False
         return prompt.n_read >= self._window or any(
-            n_shared(prompt.ids, ids) >= MIN_TOKENS for ids in waiting
+            n_shared(prompt.ids, ids) >= MIN_SHARED for ids in waiting
         )
 
 

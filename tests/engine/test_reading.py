@@ -34,10 +34,11 @@ def test_pace_keeps_a_step_as_short_as_a_decode_step() -> None:
         pace.learn(0.010, 0, is_decoding=True)
         pace.learn(0.030, 100, is_decoding=True)
 
-    assert pace.n_tokens(1, is_decoding=True) == 64  # 15 ms at 0.2 ms a token, as a power of two
-    assert pace.n_tokens(2, is_decoding=True) == 32
-    assert pace.n_tokens(3, is_decoding=True) == 25
-    assert pace.n_tokens(1, is_decoding=False) == 1 << int(math.log2(ALONE_S / 0.0002))
+    assert pace.n_tokens(1, 1, 1) == 64  # 15 ms at 0.2 ms a token, as a power of two
+    assert pace.n_tokens(2, 2, 2) == 32
+    assert pace.n_tokens(3, 3, 3) == 25
+    assert pace.n_tokens(1, 4, 1) == 256
+    assert pace.n_tokens(1, 1, 0) == 1 << int(math.log2(ALONE_S / 0.0002))
 
 
 def test_pace_stays_within_bounds() -> None:
@@ -47,9 +48,9 @@ def test_pace_stays_within_bounds() -> None:
         slow.learn(10.0, 10, is_decoding=False)
         fast.learn(1e-6, 1000, is_decoding=False)
 
-    assert slow.n_tokens(8, is_decoding=False) == MIN_STEP_TOKENS
-    assert fast.n_tokens(1, is_decoding=False) == MAX_STEP_TOKENS
-    assert Pace().n_tokens(0, is_decoding=True) == MIN_STEP_TOKENS
+    assert slow.n_tokens(8, 8, 0) == MIN_STEP_TOKENS
+    assert fast.n_tokens(1, 1, 0) == MAX_STEP_TOKENS
+    assert Pace().n_tokens(0, 0, 1) == MIN_STEP_TOKENS
 
 
 def test_marks_stand_where_others_part() -> None:
@@ -62,6 +63,7 @@ def test_marks_stand_where_others_part() -> None:
     assert readings.marks(span(200), Held(100, None, 100), [span(120)]) == (200,)
     readings.prompts[1] = Prompt(span(90), 0, (90,))
     assert readings.marks(span(200), NOTHING, []) == (90, 200)
+    assert readings.marks(span(200), NOTHING, [], 60) == (60, 90, 200)
     assert Readings(math.inf, is_keeping=False).marks(span(200), NOTHING, [span(80)]) == ()
 
 
