@@ -2,8 +2,7 @@
 Requests as rows of a batch: mlx-lm's BatchGenerator, with each row's answer beside it.
 
 One `step` is one decode step for every row, or a piece of the prompts that wait, or both. Rows of a batch are
-padded to the longest of them, so a long one among short ones goes into a lane of its own: a batch that is
-stepped beside the other. Two lanes read the weights twice, one lane reads the padding: the smaller is chosen.
+padded to the longest of them, so there may be several, the `lanes`, stepped one after another.
 """
 
 from __future__ import annotations
@@ -15,29 +14,22 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten
 from mlx_lm.generate import GenerationBatch, StopSequences, make_stop_sequences
 
 from service.engine.answer import Answer, Reader
 from service.engine.decoding import Generator
-from service.engine.drafts import Economy
 from service.engine.kv import Caches
+from service.engine.lanes import PREFILL_ROWS, Lanes
 from service.engine.load import LoadedModel
 from service.engine.prefix_cache import Cache, Held, Ids, PrefixCache
 from service.engine.prompt import Prepared
-from service.engine.reading import MAX_STEP_TOKENS, Pace, Prompt, Readings, window_of
-from service.engine.sampling import Draw, Sampler
+from service.engine.reading import Pace, Prompt, Readings, window_of
+from service.engine.sampling import Draw
 from service.engine.scoring import Scored, Scoring
 from service.engine.vocabulary import Vocabulary
-from service.protocol import Candidate, Delta, FinishReason, Job, Spent, TokenLogprob
+from service.protocol import Delta, FinishReason, Job, Spent, TokenLogprob
 
-PREFILL_ROWS = 8
-MAX_LANES = 3
-MIN_LANE_BYTES = 8 << 20  # what reading less is not worth a step of its own
-MIN_LOGPROB = -9999.0
 _NO_END = StopSequences()
 
 
@@ -58,6 +50,11 @@ class _Row:
     begun_s: float | None = None
     first_s: float | None = None
     n_tokens: int = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens of its prompt and its answer so far."""
+        return len(self.ids) + self.n_tokens
 
 
 class Batcher:
@@ -95,15 +92,13 @@ class Batcher:
         self._vocabulary = vocabulary
         self._max_rows = max_rows
         self._prefixes = PrefixCache(max_bytes=0) if prefixes is None else prefixes
-        self._n_lanes = 0
         self._caches = caches or Caches(loaded.model, None, None)
         self.context_length = loaded.card.context_length
         self.window = window_of(self._caches.make())
         self._max_kv_bytes = max_kv_bytes
-        self._max_tokens_ahead = max_tokens_ahead if self.window > 0 else 0
         self._pace = Pace()
-        self._economy = Economy()
-        self._lane_bytes = max(nbytes_of(loaded.model), MIN_LANE_BYTES)
+        ahead = max_tokens_ahead if self.window > 0 else 0
+        self._lanes = Lanes(loaded.model, max_rows, ahead, self._caches.bytes_per_token)
         self._turn_ends = make_stop_sequences(loaded.tokenizer)
         self._reader = Reader(loaded.tokenizer)
         self._start()
@@ -116,7 +111,7 @@ class Batcher:
     @property
     def kv_bytes(self) -> int:
         """Bytes of keys and values of all rows, padding included."""
-        return sum(lane.prompt_cache_nbytes for lane in self._lanes)
+        return self._lanes.kv_bytes
 
     def reset(self) -> None:
         """Drop every row and everything that a failed step may have left behind."""
@@ -130,7 +125,7 @@ class Batcher:
         self._scored: list[_Row] = []
         self.broken: list[tuple[int, str]] = []
         self._scoring: Scoring | None = None
-        self._lanes: list[Generator] = []
+        self._lanes.close_all_but(())
 
     def add(self, ticket: int, prepared: Prepared, job: Job, came_s: float | None = None) -> None:
         """
@@ -190,7 +185,7 @@ class Batcher:
         waiting = (each.ids for each in self._waiting)
         marks = self._readings.marks(row.ids, held, waiting, row.prepared.n_before)
         places = [held.n_tokens, *marks, len(row.ids)]
-        row.lane = lane = self._lane(len(row.ids))
+        row.lane = lane = self._lanes.best_for(len(row.ids), self._rows.values())
         (uid,) = lane.insert_segments(
             [[row.prepared.ids[begin:end] for begin, end in pairwise(places)]],
             max_tokens=[row.max_tokens],
@@ -202,32 +197,6 @@ class Batcher:
         )
         self._rows[uid] = row
         self._readings.prompts[uid] = Prompt(row.ids, held.n_tokens, marks)
-
-    def _lane(self, n_tokens: int) -> Generator:
-        """Return the lane in which a row of *n_tokens* costs least."""
-        best = min(self._lanes, key=lambda lane: self._padding_bytes(lane, n_tokens), default=None)
-        is_dear = best is None or self._padding_bytes(best, n_tokens) > self._lane_bytes
-        if best is None or (is_dear and len(self._lanes) < MAX_LANES):
-            self._n_lanes += 1
-            new = Generator(
-                self._loaded.model,
-                Sampler(),
-                self._max_tokens_ahead,
-                self._economy,
-                first_uid=self._n_lanes << 40,
-                completion_batch_size=self._max_rows,
-                prefill_batch_size=min(PREFILL_ROWS, self._max_rows),
-                prefill_step_size=MAX_STEP_TOKENS,
-            )
-            self._lanes.append(new)
-            return new
-        return best
-
-    def _padding_bytes(self, lane: Generator, n_tokens: int) -> int:
-        """Return what a step of *lane* would read of padding beside a row of *n_tokens*."""
-        lengths = [len(row.ids) + row.n_tokens for row in self._rows.values() if row.lane is lane]
-        n_padding = sum(abs(n_tokens - length) for length in lengths)
-        return n_padding * self._caches.bytes_per_token
 
     def remove(self, ticket: int) -> None:
         """Drop the row of *ticket* and its cache, if there is one."""
@@ -256,18 +225,12 @@ class Batcher:
         n_waiting = n_reading + len(self._waiting)
         step_tokens = self._pace.n_tokens(n_reading, n_waiting, n_decoding)
         began_s = time.monotonic()
-        progress, responses = [], []
-        for lane in self._lanes:
-            lane.prefill_step_size = step_tokens
-            read, drawn = lane.next()
-            progress += read
-            responses += drawn
+        progress, responses = self._lanes.step(step_tokens)
         n_read, n_begun = self._follow(progress, began_s)
         if not n_begun:  # the first token of a row takes a step of its own
             self._pace.learn(time.monotonic() - began_s, n_read, is_decoding=n_decoding > 0)
         deltas = [self._read(each) for each in responses if each.uid in self._rows]
-        lanes = {row.lane for row in self._rows.values()}
-        self._lanes = [lane for lane in self._lanes if lane in lanes]
+        self._lanes.close_all_but(row.lane for row in self._rows.values())
         return deltas
 
     def _follow(self, progress: Sequence[Any], began_s: float) -> tuple[int, int]:
@@ -323,9 +286,9 @@ class Batcher:
         return [Delta(row.ticket, row.prepared.text, 0, logprobs=logprobs)]
 
     def _echoed(self, ids: list[int], scored: Sequence[Scored]) -> tuple[TokenLogprob, ...]:
-        first = TokenLogprob(Candidate(ids[0], self._vocabulary.piece(ids[0]), None), ())
+        first = self._vocabulary.told(ids[0], None, ())
         rest = [
-            self._token_logprob(token, value, top)
+            self._vocabulary.told(token, value, top)
             for token, (value, top) in zip(ids[1:], scored, strict=True)
         ]
         return (first, *rest)
@@ -384,17 +347,7 @@ class Batcher:
             return None
         report, place = row.draw.reports.popleft()
         value, top = report.read(place)
-        return self._token_logprob(token, value, top[: row.job.top_logprobs])
-
-    def _token_logprob(
-        self, token: int, value: float, top: Sequence[tuple[int, float]]
-    ) -> TokenLogprob:
-        return TokenLogprob(
-            Candidate(token, self._vocabulary.piece(token), max(value, MIN_LOGPROB)),
-            tuple(
-                Candidate(i, self._vocabulary.piece(i), max(each, MIN_LOGPROB)) for i, each in top
-            ),
-        )
+        return self._vocabulary.told(token, value, top[: row.job.top_logprobs])
 
     def _spent(self, row: _Row) -> Spent:
         now_s = time.monotonic()
@@ -414,12 +367,6 @@ class Batcher:
         self._readings.prompts.pop(uid, None)
         left: tuple[Cache, list[int]] = row.lane.remove([uid], return_prompt_caches=True)[uid]
         return left
-
-
-def nbytes_of(model: nn.Module) -> int:
-    """Return the size of a model's weights."""
-    weights: dict[str, mx.array] = tree_flatten(model.parameters(), destination={})  # type: ignore[assignment, no-untyped-call]  # mlx's stubs
-    return sum(each.nbytes for each in weights.values())
 
 
 def _says_something(delta: Delta) -> bool:

@@ -13,13 +13,49 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.generate import BatchGenerator
-from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import (
+    BatchKVCache,
+    CacheList,
+    KVCache,
+    RotatingKVCache,
+    create_attention_mask,
+    make_prompt_cache,
+)
 
 from service.catalog.card import UnfitModel
 
 _log = logging.getLogger(__name__)
 
 GROUP_SIZES = (64, 32)
+
+
+class RowCache(KVCache):  # type: ignore[misc]  # mlx-lm ships no types
+    """All keys and values of one row and one layer."""
+
+    @staticmethod
+    def merge(rows: Sequence[KVCache]) -> BatchCache:
+        """Return *rows* as one batch."""
+        if all(row.empty() for row in rows):  # mlx-lm's own makes its own class of them
+            return BatchCache([0] * len(rows))
+        merged: BatchCache = BatchCache.merge(rows)
+        return merged
+
+
+class BatchCache(BatchKVCache):  # type: ignore[misc]  # mlx-lm ships no types
+    """Those of a batch. A row that is alone has no padding, and then nothing is masked for it."""
+
+    def make_mask(self, N: int, return_array: bool = False, **options: Any) -> Any:  # noqa: N803
+        """Return what may be attended to by *N* tokens more; None: all, each by those after it."""
+        if self.offset.shape[0] > 1:
+            return super().make_mask(N, return_array, **options)
+        window_size = options.get("window_size")
+        return create_attention_mask(N, self._idx, return_array, window_size)
+
+    def extract(self, idx: int) -> RowCache:
+        """Return row *idx* of the batch by itself."""
+        row = RowCache()
+        row.state = super().extract(idx).state
+        return row
 
 
 class QuantizedCache(CacheList):  # type: ignore[misc]  # mlx-lm ships no types
@@ -140,7 +176,7 @@ class Caches:
         return [_replaced(cache, new) for cache in make_prompt_cache(self._model)]
 
     def _part(self) -> Any:
-        return KVCache() if self._max_kv_size is None else RotatingKVCache(self._max_kv_size)
+        return RowCache() if self._max_kv_size is None else RotatingKVCache(self._max_kv_size)
 
     def _filled(self, caches: list[Any]) -> list[Any]:
         """Return the caches that grow, of these *caches* of a row, once they hold a token."""

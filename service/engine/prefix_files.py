@@ -22,12 +22,13 @@ import mlx_lm
 import numpy as np
 from mlx_lm.models import cache as mlx_lm_cache
 
-from service.engine.kv import QuantizedCache
+from service.engine.kv import QuantizedCache, RowCache
 from service.engine.prefix_cache import Entry
 
 _log = logging.getLogger(__name__)
 
-mlx_lm_cache.QuantizedCache = QuantizedCache  # it looks the classes of a file up in its own module
+# It looks the classes of a file up in its own module.
+mlx_lm_cache.QuantizedCache, mlx_lm_cache.RowCache = QuantizedCache, RowCache
 
 VERSION = "1"
 MIN_TOKENS = 128

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import llguidance
@@ -11,7 +12,11 @@ from llguidance import LLTokenizer
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import Tokenizer
 
+from service.protocol import Candidate, TokenLogprob
+
 _log = logging.getLogger(__name__)
+
+MIN_LOGPROB = -9999.0  # JSON has no number for minus infinity
 
 
 class Vocabulary:
@@ -40,6 +45,18 @@ class Vocabulary:
         if self.masker is not None:
             return self.masker.decode_bytes([token])
         return str(self._tokenizer.decode([token])).encode()
+
+    def told(
+        self, token: int, logprob: float | None, top: Sequence[tuple[int, float]]
+    ) -> TokenLogprob:
+        """Return a token's log-probability as it is told, and those of the likeliest ones there."""
+        return TokenLogprob(
+            self._candidate(token, logprob), tuple(self._candidate(i, value) for i, value in top)
+        )
+
+    def _candidate(self, token: int, logprob: float | None) -> Candidate:
+        finite = logprob if logprob is None else max(logprob, MIN_LOGPROB)
+        return Candidate(token, self.piece(token), finite)
 
 
 class _Spelled:

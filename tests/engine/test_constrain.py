@@ -60,6 +60,7 @@ def wild(loaded: LoadedModel, vocabulary: Vocabulary) -> Batcher:
 
     model: Any = type("Noise", (), {"__call__": lambda _, *a, **k: noise(*a, **k)})()
     model.layers, model.make_cache = loaded.model.layers, loaded.model.make_cache
+    model.parameters = loaded.model.parameters
     noisy = LoadedModel(model, loaded.tokenizer, loaded.card, loaded.sampling)
     return Batcher(noisy, vocabulary, max_rows=8)
 
@@ -109,7 +110,7 @@ def test_other_forms(wild: Batcher, prompter: Prompter) -> None:
         held("regex", "[0-9]{3}-[a-f]+", max_tokens=60),
         held("choice", json.dumps(["yes", 'n"o\n'])),
         held("grammar", 'start: "a" B "c"\nB: /b{2,5}/'),
-        job(max_tokens=20),
+        job(max_tokens=20, ignore_eos=True),
         held("json_object", "", max_tokens=30),
     ]
     regex, choice, grammar, free, _ = answers(wild, prompter, jobs)

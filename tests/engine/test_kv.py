@@ -12,13 +12,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from mlx.utils import tree_map
-from mlx_lm.generate import BatchGenerator
+from mlx_lm.generate import BatchGenerator, _extend_cache, _merge_caches
 from mlx_lm.models import cache as mlx_lm_cache
 from mlx_lm.models import deepseek_v3, llama, mamba
 from mlx_lm.models.cache import KVCache, QuantizedKVCache, RotatingKVCache
 
 from service.catalog.card import UnfitModel
-from service.engine.kv import Caches, QuantizedCache
+from service.engine.kv import Caches, QuantizedCache, RowCache
 from service.engine.load import LoadedModel
 from service.engine.prompt import Prompter
 from tests.engine.conftest import job
@@ -246,7 +246,7 @@ def test_windows_stay_as_they_are(loaded: LoadedModel) -> None:
     """Of the embedded model's layers only those that grow are quantized or bounded."""
     windows = [512, 512]
     for bits, size, growing in [
-        (None, None, [KVCache] * 2),
+        (None, None, [RowCache] * 2),
         (8, None, [QuantizedCache] * 2),
         (None, 1024, [RotatingKVCache] * 2),
         (4, 1024, [QuantizedCache] * 2),
@@ -320,3 +320,24 @@ def test_model_that_cannot_is_refused(make: Callable[[], Any], reason: str) -> N
 def test_model_without_growing_layers_costs_nothing_more() -> None:
     """A state has one size, and a bound has nothing to do there."""
     assert Caches(stateful(), None, 64).bytes_per_token == 0
+
+
+def test_row_alone_needs_no_mask() -> None:
+    """It has no padding, however its batch came to be; beside others there is a mask."""
+    model = attentive()
+    caches = Caches(model, None, None)
+
+    def read(n_rows: int, n: int, cache: list[Any]) -> None:
+        model(mx.ones((n_rows, n), dtype=mx.int32), cache=cache)
+
+    one, two = (_merge_caches([caches.make()]) for _ in range(2))
+    read(1, 9, one)
+    read(1, 4, two)
+    both = _extend_cache(two, one)
+    assert both[0].make_mask(1, window_size=None).shape[0] == 2
+    for layer in both:
+        layer.filter([0])
+
+    assert both[0].left_padding.tolist() == [0]
+    assert both[0].make_mask(1, window_size=None) is None
+    assert both[0].make_mask(3, window_size=None) == "causal"

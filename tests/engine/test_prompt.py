@@ -7,7 +7,7 @@ import time
 import pytest
 
 from service.engine.load import LoadedModel
-from service.engine.prompt import Prompter, RefusedPrompt
+from service.engine.prompt import Prepared, Prompter, RefusedPrompt
 from service.engine.vocabulary import Vocabulary
 from service.protocol import Chat, ToolCall, Turn
 from tests.engine.conftest import job
@@ -104,3 +104,19 @@ def test_prompt_far_over_the_context_is_refused_without_being_encoded(prompter: 
 
         assert caught.value.code == "context_length_exceeded"
         assert time.perf_counter() - began_s < 2
+
+
+@pytest.mark.parametrize("text", ["Which port?", "#", "?"])
+def test_last_turn_is_found(text: str, loaded: LoadedModel, vocabulary: Vocabulary) -> None:
+    """Chats that differ only in what their last turn says share what comes before, and that is told."""
+    finding = Prompter(loaded.tokenizer, 8192, vocabulary, finds_turns=True)
+    before = (Turn("system", "Be brief."), Turn("user", "Hello"), Turn("assistant", "Hello!"))
+
+    def prepared(said: str) -> Prepared:
+        return finding.prepare(job(prompt=Chat((*before, Turn("user", said)))))
+
+    found, other = prepared(text), prepared("Anything else at all")
+
+    assert found.n_before == other.n_before > 10
+    assert found.ids[: found.n_before] == other.ids[: other.n_before]
+    assert found.ids[found.n_before] != other.ids[other.n_before]

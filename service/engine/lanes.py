@@ -1,0 +1,115 @@
+"""
+Batches that are stepped beside each other, so that short rows aren't padded to a long one among them.
+
+A step of two lanes reads the weights twice, a step of one lane reads the padding: the smaller is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from service.engine.decoding import Generator
+from service.engine.drafts import Economy
+from service.engine.reading import MAX_STEP_TOKENS
+from service.engine.sampling import Sampler
+
+MAX_LANES = 3
+MIN_LANE_BYTES = 8 << 20  # to read less is not worth a step of its own
+PREFILL_ROWS = 8
+
+
+class Row(Protocol):
+    """What lanes want to know of a row."""
+
+    @property
+    def lane(self) -> Generator | None:
+        """Where it is stepped."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of its prompt and its answer so far."""
+
+
+class Lanes:
+    """
+    The lanes of one model.
+
+    Args:
+        model: maps token ids, shape (rows, n), and a cache to logits.
+        max_rows: most rows at once.
+        max_tokens_ahead: most tokens of a guess; 0: nothing is guessed.
+        bytes_per_token: of keys and values, in layers that grow.
+    """
+
+    def __init__(
+        self, model: nn.Module, max_rows: int, max_tokens_ahead: int, bytes_per_token: int
+    ) -> None:
+        self._model = model
+        self._max_rows = max_rows
+        self._max_tokens_ahead = max_tokens_ahead
+        self._bytes_per_token = bytes_per_token
+        self._bearable_bytes = max(_size_bytes(model), MIN_LANE_BYTES)
+        self._economy = Economy()
+        self._lanes: list[Generator] = []
+        self._n_opened = 0
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values of all rows, padding included."""
+        return sum(lane.prompt_cache_nbytes for lane in self._lanes)
+
+    def best_for(self, n_tokens: int, rows: Iterable[Row]) -> Generator:
+        """Return the lane in which one more row of *n_tokens* costs least beside *rows*, maybe a new one."""
+        paddings = dict.fromkeys(self._lanes, 0)
+        for row in rows:
+            if row.lane is not None:
+                paddings[row.lane] += abs(row.length - n_tokens) * self._bytes_per_token
+        best = min(self._lanes, key=paddings.__getitem__, default=None)
+        if best is None:
+            return self._open()
+        is_bearable = paddings[best] <= self._bearable_bytes
+        return best if is_bearable or len(self._lanes) == MAX_LANES else self._open()
+
+    def step(self, n_tokens: int) -> tuple[list[Any], list[Any]]:
+        """Step each lane, with *n_tokens* of each prompt that is read; return progress and responses."""
+        progress, responses = [], []
+        for lane in self._lanes:
+            lane.prefill_step_size = n_tokens
+            read, drawn = lane.next()
+            progress += read
+            responses += drawn
+        return progress, responses
+
+    def close_all_but(self, used: Iterable[Generator | None]) -> None:
+        """Close the lanes that are not *used*."""
+        left = set(used)
+        self._lanes = [lane for lane in self._lanes if lane in left]
+
+    def _open(self) -> Generator:
+        self._n_opened += 1
+        lane = Generator(
+            self._model,
+            Sampler(),
+            self._max_tokens_ahead,
+            self._economy,
+            first_uid=self._n_opened << 40,
+            completion_batch_size=self._max_rows,
+            prefill_batch_size=min(PREFILL_ROWS, self._max_rows),
+            prefill_step_size=MAX_STEP_TOKENS,
+        )
+        self._lanes.append(lane)
+        return lane
+
+
+def _size_bytes(model: nn.Module) -> int:
+    """Return the size of a model's weights."""
+    weights: dict[str, mx.array] = tree_flatten(model.parameters(), destination={})  # type: ignore[assignment, no-untyped-call]  # mlx's stubs
+    return sum(each.nbytes for each in weights.values())
