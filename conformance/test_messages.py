@@ -54,8 +54,12 @@ def final(answer: Exchange) -> str:
 def count_of(answer: Exchange) -> int:
     """Return how many tokens an input was counted to be; leave the check open where it wasn't."""
     body = answer.fields()
-    count = mapping(body.get("usage", body)).get("input_tokens")
-    return count if is_count(count) else not_tested(f"status {answer.status}, no input_tokens")
+    told = mapping(body.get("usage", body))
+    count = told.get("input_tokens")
+    cached = [told.get(name) for name in ("cache_read_input_tokens", "cache_creation_input_tokens")]
+    if is_count(count):  # what comes from a cache is told apart from it
+        return int(count) + sum(each for each in cached if is_count(each))
+    return not_tested(f"status {answer.status}, no input_tokens")
 
 
 @requirement("MSG-1", profile="openai")

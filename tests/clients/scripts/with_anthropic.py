@@ -105,7 +105,8 @@ def system_in_blocks() -> str:
 def count_tokens() -> str:
     counted = client.messages.count_tokens(model=MODEL, messages=ASK["messages"])
     answer = client.messages.create(**ASK)
-    assert counted.input_tokens == answer.usage.input_tokens
+    cached = answer.usage.cache_read_input_tokens or 0
+    assert counted.input_tokens == answer.usage.input_tokens + cached
     return f"{counted.input_tokens} tokens"
 
 
