@@ -22,9 +22,10 @@ from service.engine.decoding import Generator
 from service.engine.kv import Caches
 from service.engine.lanes import PREFILL_ROWS, Lanes
 from service.engine.load import LoadedModel
+from service.engine.pace import Pace
 from service.engine.prefix_cache import Cache, Held, Ids, PrefixCache
 from service.engine.prompt import Prepared
-from service.engine.reading import Pace, Prompt, Readings, window_of
+from service.engine.reading import Prompt, Readings, window_of
 from service.engine.sampling import Draw
 from service.engine.scoring import Scored, Scoring
 from service.engine.vocabulary import Vocabulary
@@ -44,6 +45,7 @@ class _Row:
     max_tokens: int
     came_s: float
     lane: Generator | None = None
+    held: Held | None = None
     reach: int = 0
     reach_at: int = -1
     n_cached: int = 0
@@ -125,7 +127,7 @@ class Batcher:
         self._scored: list[_Row] = []
         self.broken: list[tuple[int, str]] = []
         self._scoring: Scoring | None = None
-        self._lanes.close_all_but(())
+        self._lanes.close()
 
     def add(self, ticket: int, prepared: Prepared, job: Job, came_s: float | None = None) -> None:
         """
@@ -160,11 +162,14 @@ class Batcher:
             is_full = len(self._rows) >= self._max_rows or n_reading >= PREFILL_ROWS
             if is_full or not self._has_room_for(row):
                 return
-            if not self._readings.is_coming(row.ids, self._reach(row)):
-                self._waiting.remove(row)
-                held = self._prefixes.find(row.ids)
-                row.n_cached = held.n_tokens
-                self._insert(row, held)
+            if row.held is None and self._readings.is_coming(row.ids, self._reach(row)):
+                continue
+            self._waiting.remove(row)
+            if row.held is None:
+                row.held = self._prefixes.find(row.ids)
+                row.n_cached = row.held.n_tokens
+            self._insert(row, row.held)
+            row.held = None
 
     def _reach(self, row: _Row) -> int:
         """Return how much of a waiting row's prompt there is; looked up again only when more is kept."""
@@ -229,9 +234,7 @@ class Batcher:
         n_read, n_begun = self._follow(progress, began_s)
         if not n_begun:  # the first token of a row takes a step of its own
             self._pace.learn(time.monotonic() - began_s, n_read, is_decoding=n_decoding > 0)
-        deltas = [self._read(each) for each in responses if each.uid in self._rows]
-        self._lanes.close_all_but(row.lane for row in self._rows.values())
-        return deltas
+        return [self._read(each) for each in responses if each.uid in self._rows]
 
     def _follow(self, progress: Sequence[Any], began_s: float) -> tuple[int, int]:
         """
@@ -281,8 +284,9 @@ class Batcher:
             return [
                 Delta(row.ticket, row.prepared.text, 0, "length", logprobs=logprobs, spent=spent)
             ]
-        n_held = len(ids) - 1 if scoring else 0
-        self._insert(row, Held(n_held, scoring.cache if scoring and n_held else None, n_held))
+        if scoring and len(ids) > 1:
+            row.held = Held(len(ids) - 1, scoring.cache, len(ids) - 1)
+        self._waiting.append(row)
         return [Delta(row.ticket, row.prepared.text, 0, logprobs=logprobs)]
 
     def _echoed(self, ids: list[int], scored: Sequence[Scored]) -> tuple[TokenLogprob, ...]:

@@ -15,7 +15,8 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, GenerationBatch
 from mlx_lm.models.cache import BatchRotatingKVCache, CacheList
 
-from service.engine.drafts import Economy, Lookup, stood
+from service.engine.drafts import Lookup, stood
+from service.engine.pace import Economy
 from service.engine.sampling import Sampler, rows_of
 
 N_CHECKED = 64

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from service.engine.pace import mixed
+
 N_GRAM = 3
 FIRST_TOKENS = 3
 MAX_PAUSE = 64
-INERTIA = 0.8
-MIN_GAIN = 1.1
 
 
 class Lookup:
@@ -63,7 +63,7 @@ class Lookup:
 
     def learn(self, n_guessed: int, n_stood: int) -> None:
         """Take in how a guess did: what does well grows, what fails rests for a while."""
-        self.share = INERTIA * self.share + (1 - INERTIA) * n_stood / n_guessed
+        self.share = mixed(self.share, n_stood / n_guessed)
         if n_stood:
             self._next_pause = 1
             self._wanted = min(2 * n_stood + 1, self._max_tokens)
@@ -78,34 +78,7 @@ class Lookup:
         self._n = len(tokens)
 
 
-class Economy:
-    """What steps cost, learnt from those before; says whether a guess is worth its positions."""
-
-    def __init__(self) -> None:
-        self._step_s = 0.0
-        self._more_s = 0.0
-
-    def is_worth_it(self, n_rows: int, n_more: int, n_expected: float) -> bool:
-        """Whether *n_expected* tokens more are worth computing *n_more* positions more."""
-        if not self._step_s:
-            return False
-        dearer = 1 + n_more * self._more_s / self._step_s
-        return 1 + n_expected / n_rows > MIN_GAIN * dearer
-
-    def learn(self, took_s: float, n_more: int) -> None:
-        """Take in what a step took that computed *n_more* positions beside each row's own."""
-        if not n_more:
-            self._step_s = _mixed(self._step_s or took_s, took_s)
-        else:
-            more_s = max(took_s - self._step_s, 0.0) / n_more
-            self._more_s = _mixed(self._more_s or more_s, more_s)
-
-
 def stood(guess: Sequence[int], drawn: Sequence[int]) -> list[int]:
     """Return the tokens of *guess* up to the first that was not *drawn* in its place."""
     n = next((i for i, token in enumerate(guess) if token != drawn[i]), len(guess))
     return list(guess[:n])
-
-
-def _mixed(old: float, new: float) -> float:
-    return INERTIA * old + (1 - INERTIA) * new

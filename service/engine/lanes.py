@@ -14,8 +14,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from service.engine.decoding import Generator
-from service.engine.drafts import Economy
-from service.engine.reading import MAX_STEP_TOKENS
+from service.engine.pace import MAX_STEP_TOKENS, Economy
 from service.engine.sampling import Sampler
 
 MAX_LANES = 3
@@ -56,10 +55,6 @@ class Lanes:
         self._bearable_bytes = max(_size_bytes(model), MIN_LANE_BYTES)
         self._economy = Economy()
         self._lanes: list[Generator] = []
-        self._n_opened = 0
-
-    def __len__(self) -> int:
-        return len(self._lanes)
 
     @property
     def kv_bytes(self) -> int:
@@ -67,16 +62,19 @@ class Lanes:
         return sum(lane.prompt_cache_nbytes for lane in self._lanes)
 
     def best_for(self, n_tokens: int, rows: Iterable[Row]) -> Generator:
-        """Return the lane in which one more row of *n_tokens* costs least beside *rows*, maybe a new one."""
-        paddings = dict.fromkeys(self._lanes, 0)
+        """Return the lane that is padded least with one more row of *n_tokens* beside its *rows*."""
+        lengths: dict[Generator, list[int]] = {}
         for row in rows:
             if row.lane is not None:
-                paddings[row.lane] += abs(row.length - n_tokens) * self._bytes_per_token
-        best = min(self._lanes, key=paddings.__getitem__, default=None)
-        if best is None:
-            return self._open()
-        is_bearable = paddings[best] <= self._bearable_bytes
-        return best if is_bearable or len(self._lanes) == MAX_LANES else self._open()
+                lengths.setdefault(row.lane, [n_tokens]).append(row.length)
+        n_padded = {lane: max(each) * len(each) - sum(each) for lane, each in lengths.items()}
+        best = min(n_padded, key=n_padded.__getitem__, default=None)
+        if best is not None and n_padded[best] * self._bytes_per_token <= self._bearable_bytes:
+            return best
+        empty = next((lane for lane in self._lanes if lane not in lengths), None)
+        if empty is None and len(self._lanes) < MAX_LANES:
+            empty = self._open()
+        return empty or best or self._open()
 
     def step(self, n_tokens: int) -> tuple[list[Any], list[Any]]:
         """Step each lane, with *n_tokens* of each prompt that is read; return progress and responses."""
@@ -88,19 +86,21 @@ class Lanes:
             responses += drawn
         return progress, responses
 
-    def close_all_but(self, used: Iterable[Generator | None]) -> None:
-        """Close the lanes that are not *used*."""
-        left = set(used)
-        self._lanes = [lane for lane in self._lanes if lane in left]
+    def close(self) -> None:
+        """
+        Close all lanes, with all that is in them.
+
+        Nothing else closes one: mlx-lm's generators set MLX's wired limit for all, and take it back.
+        """
+        self._lanes = []
 
     def _open(self) -> Generator:
-        self._n_opened += 1
         lane = Generator(
             self._model,
             Sampler(),
             self._max_tokens_ahead,
             self._economy,
-            first_uid=self._n_opened << 40,
+            first_uid=len(self._lanes) << 40,
             completion_batch_size=self._max_rows,
             prefill_batch_size=min(PREFILL_ROWS, self._max_rows),
             prefill_step_size=MAX_STEP_TOKENS,

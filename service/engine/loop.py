@@ -126,7 +126,7 @@ class Engine:
             loaded.card.context_length,
             vocabulary,
             allow_grammars=order.allow_grammars,
-            finds_turns=memory.finds_turns,
+            window=memory.window,
         )
         prompt = self._first_prompt()
         batcher = Batcher(

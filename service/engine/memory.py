@@ -43,9 +43,9 @@ class Memory:
     files: PrefixFiles | None
 
     @property
-    def finds_turns(self) -> bool:
-        """Whether a chat is worth a copy before its last turn: what is kept can't be cut to it later."""
-        return self.prefixes.is_on and math.isfinite(window_of(self.caches.make()))
+    def window(self) -> float:
+        """How long a prompt must be for what is kept of it not to be shortened; may be infinite."""
+        return window_of(self.caches.make()) if self.prefixes.is_on else math.inf
 
     def open(self, batcher: Batcher, prompt: list[int]) -> None:
         """Let *batcher* keep what it reads, unless an answer to *prompt* comes out otherwise then."""

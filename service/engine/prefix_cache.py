@@ -59,10 +59,13 @@ class Entry:
         self.can_be_cut: bool = can_trim_prompt_cache(cache)
         self.path = path
 
+    def usable(self, n: int) -> int:
+        """Return how many of the *n* tokens that a sequence shares with it it can stand in for."""
+        return n if self.can_be_cut or n == len(self.ids) else 0
+
     def reach(self, ids: Ids) -> int:
         """Return how many of the first of *ids* it can stand in for."""
-        n = n_shared(self.ids, ids)
-        return n if self.can_be_cut or n == len(self.ids) else 0
+        return self.usable(n_shared(self.ids, ids))
 
 
 class Shelf(Protocol):
@@ -120,12 +123,12 @@ class PrefixCache:
 
     def find(self, ids: Ids) -> Held:
         """Return the longest beginning of *ids* that has been read; one token is always left to be read."""
-        ids = ids[:-1]
-        n_seen = max((n_shared(each.ids, ids) for each in self._entries), default=0)
-        best = max(self._entries, key=lambda each: each.reach(ids), default=None)
-        n_tokens = best.reach(ids) if best else 0
-        if best is None or n_tokens < MIN_TOKENS:
+        shared = [n_shared(each.ids, ids[:-1]) for each in self._entries]
+        usable = [each.usable(n) for each, n in zip(self._entries, shared, strict=True)]
+        n_seen, n_tokens = max(shared, default=0), max(usable, default=0)
+        if n_tokens < MIN_TOKENS:
             return Held(0, None, n_seen)
+        best = self._entries[usable.index(n_tokens)]
         self._entries.remove(best)
         self._entries.append(best)
         cache = copy.deepcopy(best.cache)  # the arrays are shared until one is written to

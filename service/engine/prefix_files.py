@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,6 +38,7 @@ WHOLE_BYTES = 64 << 20  # larger files of weights are known by their head, size 
 HEAD_BYTES = 1 << 20
 SUFFIX = ".safetensors"
 N_DIGITS = 64
+UNFINISHED_S = 3600
 
 
 class PrefixFiles:
@@ -55,6 +57,9 @@ class PrefixFiles:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
         self._max_bytes = max_bytes
+        for path in folder.glob(f"unfinished-*{SUFFIX}"):  # by one that was killed
+            if time.time() - path.stat().st_mtime > UNFINISHED_S:
+                path.unlink(missing_ok=True)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefixes")
         self._pending = threading.BoundedSemaphore(MAX_PENDING)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 import secrets
 from collections.abc import Callable, Sequence
@@ -61,7 +62,7 @@ class Prompter:
         context_length: longest prompt and answer together, in tokens.
         vocabulary: the model's tokens.
         allow_grammars: requests may bring grammars of their own.
-        finds_turns: tell where a chat's last turn begins.
+        window: of prompts as long or longer, tell where a chat's last turn begins.
     """
 
     def __init__(
@@ -71,12 +72,12 @@ class Prompter:
         vocabulary: Vocabulary,
         *,
         allow_grammars: bool = False,
-        finds_turns: bool = False,
+        window: float = math.inf,
     ) -> None:
         # A copy: encoding switches options inside, while the MLX thread decodes with the original.
         self._tokenizer = copy.deepcopy(tokenizer)
         self._context_length = context_length
-        self._finds_turns = finds_turns
+        self._window = window
         self._vocabulary = vocabulary
         self._longest_token = max(map(len, tokenizer.get_vocab()))  # in characters
         specials = sorted(special_tokens(tokenizer).values(), key=len, reverse=True)
@@ -112,7 +113,7 @@ class Prompter:
                 param=error.param,
                 code="invalid_json_schema" if error.is_schema else "invalid_grammar",
             ) from error
-        n_before = self._n_before(job.prompt, ids) if self._finds_turns else 0
+        n_before = self._n_before(job.prompt, ids) if len(ids) >= self._window else 0
         return Prepared(ids, self._echoed(job, ids), is_thinking, gate, n_before)
 
     def ids(self, prompt: Prompt, limit: int | None = None) -> list[int]:

@@ -1,8 +1,8 @@
 """
-Prompts being read: how much of them at a step, where to stop for a copy, and who had better wait for it.
+Prompts being read: where to stop for a copy, and who had better wait for it.
 
-A step that reads is one in which everyone who decodes waits, so it is kept about as short as theirs. A prompt
-that begins like one that is being read waits for that part of it: both together would take the time of both.
+A prompt that begins like one that is being read waits for that part of it: both together would take the time
+of both.
 """
 
 from __future__ import annotations
@@ -17,46 +17,6 @@ from mlx_lm.models.cache import CacheList
 from service.engine.prefix_cache import MIN_TOKENS, Cache, Held, Ids, n_shared
 
 MIN_SHARED = 32  # fewer are not worth a stop, nor waiting for
-MAX_STEP_TOKENS = 2048
-MIN_STEP_TOKENS = 2
-EVEN_TOKENS = 32
-ALONE_S = 0.25  # how long a step may be where nobody decodes: cancelling waits for it
-SHARE = 1.5  # how long it may be otherwise, in steps that only decode
-INERTIA = 0.8
-
-
-class Pace:
-    """How many tokens of prompts one step may read, learnt from the steps before."""
-
-    def __init__(self) -> None:
-        self._decode_s = 0.0
-        self._token_s = ALONE_S / MAX_STEP_TOKENS
-
-    def n_tokens(self, n_prompts: int, n_waiting: int, n_decoding: int) -> int:
-        """
-        Return how many tokens of each of *n_prompts* to read; many as a power of two.
-
-        Args:
-            n_prompts: how many are being read.
-            n_waiting: how many wait for their first token, those included: a crowd may keep a few longer.
-            n_decoding: how many wait for their next one meanwhile.
-        """
-        allowed_s = ALONE_S
-        if n_decoding:
-            crowd = max(1.0, n_waiting / n_decoding)
-            allowed_s = min(SHARE * self._decode_s * crowd, ALONE_S)
-        wanted = int(allowed_s / self._token_s / max(n_prompts, 1))
-        n = min(max(wanted, MIN_STEP_TOKENS), MAX_STEP_TOKENS)
-        return n if n < EVEN_TOKENS else 1 << (n.bit_length() - 1)
-
-    def learn(self, took_s: float, n_read: int, *, is_decoding: bool) -> None:
-        """Take in that a step took *took_s* seconds and read *n_read* tokens of prompts."""
-        if not n_read:
-            self._decode_s = _mixed(self._decode_s or took_s, took_s)
-        elif is_decoding:
-            self._token_s = _mixed(self._token_s, max(took_s - self._decode_s, 0.0) / n_read)
-        else:
-            self._token_s = _mixed(self._token_s, took_s / n_read)
 
 
 @dataclass
@@ -139,7 +99,3 @@ def _window_of(part: Any) -> float:
     if isinstance(part, CacheList):
         return window_of(part.caches)
     return float(getattr(part, "max_size", math.inf)) if part.is_trimmable() else 0.0
-
-
-def _mixed(old: float, new: float) -> float:
-    return INERTIA * old + (1 - INERTIA) * new

@@ -12,8 +12,9 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from service.engine.batcher import Batcher
 from service.engine.decoding import rewind, straighten
-from service.engine.drafts import Economy, Lookup, stood
+from service.engine.drafts import Lookup, stood
 from service.engine.load import LoadedModel
+from service.engine.pace import Economy
 from service.engine.prefix_cache import PrefixCache
 from service.engine.prompt import Prepared
 from service.engine.vocabulary import Vocabulary

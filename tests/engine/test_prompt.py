@@ -109,7 +109,7 @@ def test_prompt_far_over_the_context_is_refused_without_being_encoded(prompter: 
 @pytest.mark.parametrize("text", ["Which port?", "#", "?"])
 def test_last_turn_is_found(text: str, loaded: LoadedModel, vocabulary: Vocabulary) -> None:
     """Chats that differ only in what their last turn says share what comes before, and that is told."""
-    finding = Prompter(loaded.tokenizer, 8192, vocabulary, finds_turns=True)
+    finding = Prompter(loaded.tokenizer, 8192, vocabulary, window=0)
     before = (Turn("system", "Be brief."), Turn("user", "Hello"), Turn("assistant", "Hello!"))
 
     def prepared(said: str) -> Prepared:

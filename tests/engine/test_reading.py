@@ -1,4 +1,4 @@
-"""`service.engine.reading`: how long a step may take, and who waits for whose prompt."""
+"""How long a step may take, and who waits for whose prompt: `reading` and `pace`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
 
+from service.engine.pace import ALONE_S, MAX_STEP_TOKENS, MIN_STEP_TOKENS, Pace
 from service.engine.prefix_cache import Held, Ids
 from service.engine.reading import (
-    ALONE_S,
-    MAX_STEP_TOKENS,
-    MIN_STEP_TOKENS,
-    Pace,
     Prompt,
     Readings,
     window_of,
