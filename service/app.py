@@ -52,6 +52,7 @@ def create_app(settings: Settings) -> Edge:
         prefix_cache_path=settings.prefix_cache_path,
         prefix_cache_disk_mb=settings.prefix_cache_disk_mb,
         num_draft_tokens=settings.num_draft_tokens,
+        draft_model=settings.draft_model,
     )
     supervisor = Supervisor(load, lifecycle, metrics)
     admission = Admission(

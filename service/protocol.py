@@ -227,6 +227,7 @@ class Load(Message, frozen=True):
         prefix_cache_path: folder in which they outlive the process; None: nowhere.
         prefix_cache_disk_mb: most that this folder holds, in MB.
         num_draft_tokens: most tokens that are guessed ahead and checked in one step; 0: none.
+        draft_model: folder or hub id of a model that guesses; None: nobody does but prompt lookup.
     """
 
     model_path: str | None
@@ -242,6 +243,7 @@ class Load(Message, frozen=True):
     prefix_cache_path: str | None = None
     prefix_cache_disk_mb: int = 4096
     num_draft_tokens: int = 0
+    draft_model: str | None = None
 
 
 class Submit(Message, frozen=True):

@@ -172,6 +172,10 @@ class Settings:
         "NUM_DRAFT_TOKENS", "--num-draft-tokens", Whole(0, 64), 8,
         "Most tokens that are guessed ahead from what was said before, and checked in one step. 0: none.",
     )  # fmt: skip
+    draft_model: str | None = _option(
+        "DRAFT_MODEL", "--draft-model", click.STRING, None,
+        "Folder or hub id of a small MLX model with the same tokens, which guesses where that says nothing.",
+    )  # fmt: skip
 
     def is_loopback(self) -> bool:
         """Tell whether `host` can be reached from this machine alone."""

@@ -95,6 +95,7 @@ TO_ENGINE: list[ToEngine] = [
     Load(None, None, 8, True, "INFO"),
     Load("org/model", 4096, 1, False, "DEBUG"),
     Load(None, None, 8, True, "INFO", kv_bits=8, max_kv_size=4096),
+    Load(None, None, 8, True, "INFO", num_draft_tokens=8, draft_model="org/draft"),
     Submit(1, Job(Chat((Turn("user", ""),)))),
     Submit(2, Job(Text("Once\x00"), max_tokens=0)),
     Submit(3, Job(Tokens((0, 1, 2**31)))),

@@ -43,6 +43,7 @@ TABLE: list[tuple[str, str, str, Any, str, str, Any, Any]] = [
         2,
     ),
     ("num_draft_tokens", "NUM_DRAFT_TOKENS", "--num-draft-tokens", 8, "0", "4", 0, 4),
+    ("draft_model", "DRAFT_MODEL", "--draft-model", None, "a/b", "c/d", "a/b", "c/d"),
 ]
 NAMES = [row[0] for row in TABLE]
 

@@ -23,10 +23,12 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import NamedTuple
@@ -47,7 +49,9 @@ CORRECT = "the correct server"
 BROKEN = {FAIL, WARN, ENGINE_ERROR}
 PRIVATE = ("TIER3A_BASE_URL", "PYTEST_ADDOPTS")
 N_AT_ONCE = 10  # they mostly wait
-N_UNDISTURBED = 4
+N_BESIDE = 4
+N_FIRST = 100
+N_TAKES = 6
 EARLY = 0.7
 TURNED = {"CFG", "QUEUE", "WARM"}
 PYTEST = (
@@ -196,14 +200,22 @@ def read(task: Task, report: Report) -> Result:
 
 
 def gather(names: list[str]) -> list[Result]:
-    """Do all tasks for the correct server and the faults in *names*, a few side by side."""
+    """
+    Do all tasks for the correct server and the faults in *names*, a few side by side.
+
+    The first are such as need not know what the correct server shows, while that is found out.
+    """
     known = faults.load()
     tasks = [Task(CORRECT, run) for run in RUNS] + [Task(name) for name in names]
     tasks += [Task(name, run) for name in names for run in runs_of(known[name])]
+    tasks = mixed(tasks)
+    first = [task for task in tasks[:N_FIRST] if task.run]
     progress = Progress(len(tasks) + 1)
-    expected, unsettled = transcript_of_correct()
     with _pool(N_AT_ONCE) as pool:
-        doing = pool.imap_unordered(partial(do, expected=expected), mixed(tasks))
+        begun = pool.imap_unordered(run_suite, first)
+        expected, unsettled = transcript_of_correct()
+        left = [task for task in tasks if task not in first]
+        doing = chain(begun, pool.imap_unordered(partial(do, expected=expected), left))
         results = [progress.count(done) for done in doing]
     return [*results, progress.count(Result(Task(CORRECT), evidence=unsettled))]
 
@@ -231,20 +243,17 @@ def _pool(n_at_once: int) -> Pool:
 
 
 def transcript_of_correct() -> tuple[dict[str, str], str]:
-    """Return what the correct server shows twice, and what of it was never the same twice in three."""
-    first, second = told(list(PROBES), n_times=2)
-    doubtful = {key for key in first | second if first.get(key) != second.get(key)}
-    (third,) = told(list({key.partition(":")[0] for key in doubtful}), n_times=1)
-    settled = {key for key in doubtful if third.get(key) in {first.get(key), second.get(key)}}
-    unsettled = "; ".join(f"{key}: {third.get(key)!r}" for key in sorted(doubtful - settled))
-    return first | {key: third[key] for key in settled if key in third}, unsettled
-
-
-def told(probes: list[str], n_times: int) -> list[dict[str, str]]:
-    """Return the correct server's transcripts, taken with the machine almost to itself."""
-    with _pool(N_UNDISTURBED) as pool:
-        takes = [pool.imap(tell, probes) for _ in range(n_times)]
-        return [dict(pair for pairs in take for pair in pairs) for take in takes]
+    """Return what the correct server shows twice, and what of it never came twice in a few takes."""
+    shown: dict[str, Counter[str]] = {}
+    doubtful = set(PROBES)
+    with _pool(N_BESIDE) as pool:
+        for n_takes in (2, *[1] * (N_TAKES - 2)):
+            for key, seen in chain(*pool.imap(tell, sorted(doubtful) * n_takes)):
+                shown.setdefault(key, Counter())[seen] += 1
+            unsettled = {key for key, each in shown.items() if max(each.values()) < 2}
+            doubtful = {key.partition(":")[0] for key in unsettled}
+    expected = {key: each.most_common(1)[0][0] for key, each in shown.items()}
+    return expected, "; ".join(f"{key}: {expected[key]!r}" for key in sorted(unsettled))
 
 
 def tell(probe: str) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ from mlx_lm.generate import GenerationBatch, StopSequences, make_stop_sequences
 
 from service.engine.answer import Answer, Reader
 from service.engine.decoding import Generator
+from service.engine.draft_model import DraftModel
 from service.engine.kv import Caches
 from service.engine.lanes import PREFILL_ROWS, Lanes
 from service.engine.load import LoadedModel
@@ -71,6 +72,7 @@ class Batcher:
         prefixes: what has been read before; by default nothing is kept.
         max_kv_bytes: of the caches of all rows together, at the longest that they may become.
         max_tokens_ahead: most tokens that a row is given by guessing in one step; 0: nothing is guessed.
+        draft: guesses what can't be looked up; None: nobody does.
 
     Attributes:
         window: caches of as many tokens or more can't be shortened; may be infinite.
@@ -89,6 +91,7 @@ class Batcher:
         prefixes: PrefixCache | None = None,
         max_kv_bytes: float = math.inf,
         max_tokens_ahead: int = 0,
+        draft: DraftModel | None = None,
     ) -> None:
         self._loaded = loaded
         self._vocabulary = vocabulary
@@ -98,9 +101,8 @@ class Batcher:
         self.context_length = loaded.card.context_length
         self.window = window_of(self._caches.make())
         self._max_kv_bytes = max_kv_bytes
-        self._pace = Pace()
         ahead = max_tokens_ahead if self.window > 0 else 0
-        self._lanes = Lanes(loaded.model, max_rows, ahead, self._caches.bytes_per_token)
+        self._lanes = Lanes(loaded.model, max_rows, ahead, self._caches.bytes_per_token, draft)
         self._turn_ends = make_stop_sequences(loaded.tokenizer)
         self._reader = Reader(loaded.tokenizer)
         self._start()
@@ -116,11 +118,12 @@ class Batcher:
         return self._lanes.kv_bytes
 
     def reset(self) -> None:
-        """Drop every row and everything that a failed step may have left behind."""
+        """Drop every row, everything that a failed step may have left behind, and what steps took."""
         self._prefixes.clear()
         self._start()
 
     def _start(self) -> None:
+        self._pace = Pace()
         self._rows: dict[int, _Row] = {}
         self._waiting: list[_Row] = []
         self._readings = Readings(self.window, is_keeping=self._prefixes.is_on)
@@ -233,7 +236,7 @@ class Batcher:
         progress, responses = self._lanes.step(step_tokens)
         n_read, n_begun = self._follow(progress, began_s)
         if not n_begun:  # the first token of a row takes a step of its own
-            self._pace.learn(time.monotonic() - began_s, n_read, is_decoding=n_decoding > 0)
+            self._pace.learn(time.monotonic() - began_s, n_read, n_decoding)
         return [self._read(each) for each in responses if each.uid in self._rows]
 
     def _follow(self, progress: Sequence[Any], began_s: float) -> tuple[int, int]:

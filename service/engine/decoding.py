@@ -1,6 +1,11 @@
 """
 The rows that decode, as mlx-lm's batch steps them, with guesses checked where there are any worth it.
 
+What a row said before is looked through first, as that is free; where it has nothing to say, a draft model is
+asked, if there is one and it has credit.
+
+A row alone is no batch: its cache is its own, without the padding and masks that rows need together.
+
 What mlx-lm's own step computes for each row's log-probabilities is left out: the sampler reports those that
 were asked for, and all rows' tokens come to the host in one copy.
 """
@@ -13,9 +18,10 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, GenerationBatch
-from mlx_lm.models.cache import BatchRotatingKVCache, CacheList
 
+from service.engine.draft_model import Drafter
 from service.engine.drafts import Lookup, stood
+from service.engine.kv import extracted, merged, rewind, straighten
 from service.engine.pace import Economy
 from service.engine.sampling import Sampler, rows_of
 
@@ -31,6 +37,7 @@ class Generator(BatchGenerator):  # type: ignore[misc]  # mlx-lm has no types
         sampler: what all rows draw with.
         max_tokens_ahead: most tokens of a guess; 0: nothing is guessed.
         economy: says which guesses are worth it.
+        drafter: guesses where nothing can be looked up; None: nobody.
         first_uid: the number of its first row.
         options: `BatchGenerator`'s own.
     """
@@ -43,12 +50,15 @@ class Generator(BatchGenerator):  # type: ignore[misc]  # mlx-lm has no types
         sampler: Sampler,
         max_tokens_ahead: int,
         economy: Economy,
+        drafter: Drafter | None,
         first_uid: int,
         **options: Any,
     ) -> None:
         super().__init__(model, sampler=sampler, **options)
         self._uid_count = first_uid
-        self._generation_batch = DecodingBatch.of(model, sampler, max_tokens_ahead, economy)
+        self._generation_batch = DecodingBatch.of(
+            model, sampler, max_tokens_ahead, economy, drafter
+        )
 
 
 class DecodingBatch(GenerationBatch):  # type: ignore[misc]  # mlx-lm has no types
@@ -62,14 +72,25 @@ class DecodingBatch(GenerationBatch):  # type: ignore[misc]  # mlx-lm has no typ
 
     draws: Sampler
     max_tokens_ahead: int
+    prompt_cache: list[Any]
     _next_tokens: mx.array
     _lookups: dict[int, Lookup]
     _economy: Economy
+    _drafter: Drafter | None
     _n_checked: int
+    _began_s: float
+    _is_ahead: bool
+    _is_alone: bool
+    _drafting_s: float
 
     @classmethod
     def of(
-        cls, model: Any, draws: Sampler, max_tokens_ahead: int, economy: Economy
+        cls,
+        model: Any,
+        draws: Sampler,
+        max_tokens_ahead: int,
+        economy: Economy,
+        drafter: Drafter | None,
     ) -> DecodingBatch:
         """Return an empty one."""
         batch: DecodingBatch = cls.empty(model, draws)
@@ -78,18 +99,50 @@ class DecodingBatch(GenerationBatch):  # type: ignore[misc]  # mlx-lm has no typ
         batch._lookups = {}
         batch._n_checked = 0
         batch._economy = economy
+        batch._drafter = drafter
+        batch._is_ahead = False
+        batch._is_alone = False
         return batch
 
     def next(self) -> list[Any]:
         """Advance each row by one token, or by more where a guess stood; return them in order."""
+        if len(self.uids) == 1 and not self._is_alone:
+            self.prompt_cache = extracted(self.prompt_cache, 0)
+            self._is_alone = True
         if not self.max_tokens_ahead:
             return list(super().next())
-        began_s = time.perf_counter()
+        n_rows = len(self.uids)
+        self._began_s = time.perf_counter()
+        self._drafting_s = 0.0
         guesses = self._guesses()
-        n_more = len(self.uids) * max(map(len, guesses), default=0)
+        n_more = n_rows * max(map(len, guesses), default=0)
         responses = self._checked(guesses) if n_more else super().next()
-        self._economy.learn(time.perf_counter() - began_s, n_more)
+        took_s = time.perf_counter() - self._began_s
+        if n_more or self._is_ahead:
+            self._economy.learn(took_s, n_rows, n_more)
+        if self._drafting_s:
+            self._economy.reward(n_rows, self._drafting_s + took_s, len(responses))
+        self._is_ahead = not n_more
         return list(responses)
+
+    def extend(self, batch: GenerationBatch) -> None:
+        """Take in the rows of another batch."""
+        if self._is_alone:
+            self.prompt_cache = merged(self.prompt_cache)
+            self._is_alone = False
+        super().extend(batch)
+
+    def extract_cache(self, idx: int) -> list[Any]:
+        """Return a copy of the cache of row *idx*."""
+        return extracted(merged(self.prompt_cache) if self._is_alone else self.prompt_cache, idx)
+
+    def filter(self, keep: list[int]) -> None:
+        """Leave out the rows whose places are not in *keep*, also where they are drafted."""
+        if not self._is_alone or not keep:
+            super().filter(keep)
+        self._is_alone = self._is_alone and bool(keep)
+        if self._drafter is not None:
+            self._drafter.keep(self.uids)
 
     def _step(self) -> tuple[list[int], list[Any]]:
         """Feed each row its last token and begin to compute the next; return what was fed."""
@@ -108,12 +161,16 @@ class DecodingBatch(GenerationBatch):  # type: ignore[misc]  # mlx-lm has no typ
 
     def _guesses(self) -> list[list[int]]:
         """Return a guess for each row, to follow the token that it has drawn last; mostly empty."""
-        self._lookups = {
-            uid: self._lookups.get(uid) or Lookup(self.max_tokens_ahead) for uid in self.uids
-        }
         none: list[list[int]] = [[] for _ in self.uids]
         if any(self.logits_processors):
             return none
+        return self._looked_up() or self._drafted() or none
+
+    def _looked_up(self) -> list[list[int]]:
+        """Return guesses for all rows from what stands in them; none at all where they aren't worth it."""
+        self._lookups = {
+            uid: self._lookups.get(uid) or Lookup(self.max_tokens_ahead) for uid in self.uids
+        }
         found = [
             lookup.guess(tokens) if self.draws.can_look_ahead(i) else []
             for i, (lookup, tokens) in enumerate(
@@ -121,20 +178,49 @@ class DecodingBatch(GenerationBatch):  # type: ignore[misc]  # mlx-lm has no typ
             )
         ]
         if not any(len(guess) > 1 for guess in found):
-            return none
+            return []
         expected = sum(
-            lookup.share * max(len(guess) - 1, 0)
+            lookup.trust.share * max(len(guess) - 1, 0)
             for lookup, guess in zip(self._lookups.values(), found, strict=True)
         )
         n_more = len(found) * (max(map(len, found)) - 1)
         if not self._economy.is_worth_it(len(found), n_more, expected):
-            return none
-        drawn = rows_of(self._next_tokens)  # now it has to be waited for
+            return []
+        drawn = self._awaited()
         for place, (lookup, guess) in enumerate(zip(self._lookups.values(), found, strict=True)):
             if guess and guess[0] != drawn[place]:
-                lookup.learn(1, 0)
+                lookup.trust.learn(1, 0)
                 found[place] = []
-        return [guess[1:] for guess in found]
+        guesses = [guess[1:] for guess in found]
+        return guesses if any(guesses) else []
+
+    def _drafted(self) -> list[list[int]]:
+        """Return the draft model's guesses for all rows; none at all where it isn't to be asked."""
+        n_rows = len(self.uids)
+        credit, step_s = self._economy.credit, self._economy.step_s(n_rows)
+        if self._drafter is None or step_s is None or not credit.steps:
+            credit.put_by()
+            return []
+        rows = dict(zip(self.uids, self.tokens, strict=True))
+        if not self._drafter.follow(rows, credit.steps * step_s):
+            credit.put_by()
+            return []
+        drawn = self._awaited()
+        self._economy.charge(n_rows, self._drafter.read(rows, step_s))
+        began_s = time.perf_counter()
+        guesses = self._drafter.guess(rows, drawn)
+        self._began_s = time.perf_counter()
+        if not any(guesses):
+            return []
+        self._drafting_s = self._began_s - began_s
+        return guesses
+
+    def _awaited(self) -> list[int]:
+        """Return what each row has drawn last; waits for it, so that what is timed begins there."""
+        drawn = rows_of(self._next_tokens)
+        self._began_s = time.perf_counter()
+        self._is_ahead = False
+        return drawn
 
     def _checked(self, guesses: list[list[int]]) -> list[Any]:
         """Feed each row its last token and its guess; return the tokens that stand, in order."""
@@ -149,14 +235,24 @@ class DecodingBatch(GenerationBatch):  # type: ignore[misc]  # mlx-lm has no typ
             self._say(i, [token, *stood(guess, drawn[i])])
             for i, (token, guess) in enumerate(zip(rows_of(fed[:, 0]), guesses, strict=True))
         ]
-        for lookup, guess, tokens in zip(self._lookups.values(), guesses, said, strict=True):
-            if guess:
-                lookup.learn(len(guess), len(tokens) - 1)
+        self._learn(guesses, said)
         rewind(self.prompt_cache, [n_wide + 1 - len(tokens) for tokens in said])
         self.draws.skip([len(tokens) - 1 for tokens in said])
         last = [drawn[i][len(tokens) - 1] for i, tokens in enumerate(said)]
         self._next_tokens = mx.array(last, dtype=self._next_tokens.dtype)
         return self._responses(said)
+
+    def _learn(self, guesses: list[list[int]], said: Sequence[Sequence[object]]) -> None:
+        """Tell who guessed how many tokens of each guess stood."""
+        n_stood = [len(tokens) - 1 for tokens in said]
+        if self._drafting_s:
+            assert self._drafter is not None
+            rows = dict(zip(self.uids, self.tokens, strict=True))
+            self._drafter.settle(rows, sum(map(len, guesses)), sum(n_stood))
+            return
+        for lookup, guess, n in zip(self._lookups.values(), guesses, n_stood, strict=True):
+            if guess:
+                lookup.trust.learn(len(guess), n)
 
     def _say(self, i: int, tokens: list[int]) -> list[tuple[int, str | None]]:
         """Count *tokens* for row *i*; return them with their finish reasons, up to the first that has one."""
@@ -202,38 +298,3 @@ class DecodingBatch(GenerationBatch):  # type: ignore[misc]  # mlx-lm has no typ
         for (i, _), token in zip(places, rows_of(ahead), strict=True):
             found[i].append(token)
         return found
-
-
-def straighten(cache: Sequence[Any]) -> None:
-    """
-    Bring windows that have gone round into the order of time, for several tokens to be read at once.
-
-    mlx-lm does so itself, but only after it has made the mask, which is then off by one (0.32.2).
-    """
-    for part in cache:
-        if isinstance(part, CacheList):
-            straighten(part.caches)
-        elif isinstance(part, BatchRotatingKVCache):
-            part._temporal_order()
-
-
-def rewind(cache: Sequence[Any], n_tokens: Sequence[int]) -> None:
-    """
-    Take the last tokens back out of a batch's *cache*, which were read in one step.
-
-    Rows that take back more than others are moved to the right, as after a prompt that was padded there.
-
-    Args:
-        cache: one part per layer.
-        n_tokens: how many of each row, fewer than were read.
-    """
-    for part in cache:
-        if isinstance(part, CacheList):
-            rewind(part.caches, n_tokens)
-            continue
-        left = list(n_tokens)
-        if not isinstance(part, BatchRotatingKVCache):  # one that is full has no end to cut off
-            part.trim(min(left))
-            left = [n - min(left) for n in left]
-        part.prepare(lengths=[-n for n in left], right_padding=left)
-        part.finalize()

@@ -1,6 +1,8 @@
 """
 Prompt lookup: what a row will say next is guessed from what stands in it already, and checked in one step.
 
+`draft_model` guesses for the rows in which nothing is found; both trust their guesses alike.
+
 A guess costs a few more positions in a step that is made anyway. Every position is drawn as it would be
 without guesses, with the row's own key and the token's own number, and a guess stands only where it is what
 was drawn. So answers are the same, greedy or not, and only the number of steps is another.
@@ -22,22 +24,57 @@ FIRST_TOKENS = 3
 MAX_PAUSE = 64
 
 
-class Lookup:
+class Trust:
     """
-    One row's tokens, and how well its guesses do.
+    How well guesses of one source do, and so how long the next one should be.
 
     Args:
         max_tokens: most tokens of a guess.
+
+    Attributes:
+        n_tokens: how many the next one should have.
+        share: of the guessed tokens that stood, of late.
+    """
+
+    def __init__(self, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
+        self.n_tokens = min(FIRST_TOKENS, max_tokens)
+        self.share = 0.5
+        self._pause = 0
+        self._next_pause = 1
+
+    def rests(self) -> bool:
+        """Whether to guess nothing this time, since what was guessed last was wrong."""
+        is_resting = self._pause > 0
+        self._pause -= is_resting
+        return is_resting
+
+    def learn(self, n_guessed: int, n_stood: float) -> None:
+        """Take in how a guess did: what does well grows, what fails rests for a while."""
+        self.share = mixed(self.share, n_stood / n_guessed)
+        if n_stood:
+            self._next_pause = 1
+            self.n_tokens = min(round(2 * n_stood) + 1, self._max_tokens)
+        else:
+            self._pause, self._next_pause = self._next_pause, min(2 * self._next_pause, MAX_PAUSE)
+            self.n_tokens = min(FIRST_TOKENS, self._max_tokens)
+
+
+class Lookup:
+    """
+    One row's tokens, and what may follow them.
+
+    Args:
+        max_tokens: most tokens of a guess.
+
+    Attributes:
+        trust: how well its guesses do.
     """
 
     def __init__(self, max_tokens: int) -> None:
         self._ids = np.zeros(256, dtype=np.int64)
         self._n = 0
-        self._max_tokens = max_tokens
-        self._wanted = min(FIRST_TOKENS, max_tokens)
-        self._pause = 0
-        self._next_pause = 1
-        self.share = 0.5  # of the guessed tokens that stood, of late
+        self.trust = Trust(max_tokens)
 
     def guess(self, tokens: Sequence[int]) -> list[int]:
         """
@@ -46,8 +83,7 @@ class Lookup:
         The last tokens are looked for among all before them, the latest place first.
         """
         self._take(tokens)
-        if self._pause:
-            self._pause -= 1
+        if self.trust.rests():
             return []
         ids = self._ids[: self._n]
         if len(ids) <= N_GRAM:
@@ -59,17 +95,7 @@ class Lookup:
         if not len(places):
             return []
         again = ids[int(places[-1]) + N_GRAM :]  # and so on, if it is shorter than a guess
-        return [int(again[i % len(again)]) for i in range(1 + self._wanted)]
-
-    def learn(self, n_guessed: int, n_stood: int) -> None:
-        """Take in how a guess did: what does well grows, what fails rests for a while."""
-        self.share = mixed(self.share, n_stood / n_guessed)
-        if n_stood:
-            self._next_pause = 1
-            self._wanted = min(2 * n_stood + 1, self._max_tokens)
-        else:
-            self._pause, self._next_pause = self._next_pause, min(2 * self._next_pause, MAX_PAUSE)
-            self._wanted = min(FIRST_TOKENS, self._max_tokens)
+        return [int(again[i % len(again)]) for i in range(1 + self.trust.n_tokens)]
 
     def _take(self, tokens: Sequence[int]) -> None:
         if len(tokens) > len(self._ids):

@@ -13,8 +13,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.generate import BatchGenerator
+from mlx_lm.models import cache as mlx_lm_cache
 from mlx_lm.models.cache import (
     BatchKVCache,
+    BatchRotatingKVCache,
     CacheList,
     KVCache,
     RotatingKVCache,
@@ -123,6 +125,10 @@ class QuantizedCache(CacheList):  # type: ignore[misc]  # mlx-lm ships no types
         return mx.quantize(x, group_size=self.group_size, bits=self.bits)
 
 
+# mlx-lm looks the classes of a file up in its own module.
+mlx_lm_cache.RowCache, mlx_lm_cache.QuantizedCache = RowCache, QuantizedCache
+
+
 class Caches:
     """
     Makes the caches of a model's rows.
@@ -149,7 +155,7 @@ class Caches:
         self._max_kv_size = max_kv_size
         self._group_size = 0
         if kv_bits is not None:
-            self._group_size = _group_size(self._filled(make_prompt_cache(model)))
+            self._group_size = _group_size(self._filled(self._own()))
         if kv_bits is not None or max_kv_size is not None:
             self._try()
         self.bytes_per_token: int = sum(
@@ -173,7 +179,12 @@ class Caches:
                 return part()
             return QuantizedCache([part() for _ in range(3)], self._kv_bits, self._group_size)
 
-        return [_replaced(cache, new) for cache in make_prompt_cache(self._model)]
+        return [_replaced(cache, KVCache, new) for cache in self._own()]
+
+    def _own(self) -> list[Any]:
+        """Return the empty cache of one row as the model itself makes it."""
+        made: list[Any] = make_prompt_cache(self._model)
+        return made
 
     def _part(self) -> Any:
         return RowCache() if self._max_kv_size is None else RotatingKVCache(self._max_kv_size)
@@ -199,6 +210,72 @@ class Caches:
             generator.close()
 
 
+class FullCaches(Caches):
+    """Caches that keep windows in full: no token can be taken back into a window that it has left."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model, kv_bits=None, max_kv_size=None)
+
+    def _own(self) -> list[Any]:
+        return [_replaced(cache, RotatingKVCache, KVCache) for cache in super()._own()]
+
+
+def straighten(cache: Sequence[Any]) -> None:
+    """
+    Bring windows that have gone round into the order of time, for several tokens to be read at once.
+
+    mlx-lm does so itself, but only after it has made the mask, which is then off by one (0.32.2).
+    """
+    for part in cache:
+        if isinstance(part, CacheList):
+            straighten(part.caches)
+        elif isinstance(part, BatchRotatingKVCache):
+            part._temporal_order()
+
+
+def rewind(cache: Sequence[Any], n_tokens: Sequence[int]) -> None:
+    """
+    Take the last tokens back out of the *cache* of a batch or of a row alone, which were read in one step.
+
+    Rows that take back more than others are moved to the right, as after a prompt that was padded there.
+
+    Args:
+        cache: one part per layer.
+        n_tokens: how many of each row, fewer than were read.
+    """
+    for part in cache:
+        if isinstance(part, CacheList):
+            rewind(part.caches, n_tokens)
+            continue
+        if isinstance(part, RotatingKVCache):
+            cut_off(part, *n_tokens)
+            continue
+        left = list(n_tokens)
+        if not isinstance(part, BatchRotatingKVCache):  # one that is full has no end to cut off
+            part.trim(min(left))
+            left = [n - min(left) for n in left]
+        if any(left):
+            part.prepare(lengths=[-n for n in left], right_padding=left)
+            part.finalize()
+
+
+def cut_off(window: RotatingKVCache, n: int) -> None:
+    """Take the last *n* tokens back out of a row's *window*, fewer than were read in its last step."""
+    window._idx -= n
+    window.offset -= n
+    window.keys, window.values = (x[..., : window._idx, :] for x in (window.keys, window.values))
+
+
+def merged(cache: Sequence[Any]) -> list[Any]:
+    """Return a row's *cache* as a batch of one."""
+    return [part.merge([part]) for part in cache]
+
+
+def extracted(cache: Sequence[Any], place: int) -> list[Any]:
+    """Return the cache of the row at *place* of a batch's by itself."""
+    return [part.extract(place) for part in cache]
+
+
 def _group_size(growing: list[Any]) -> int:
     """Return how many numbers of these caches' heads can share a scale, as many as possible."""
     sizes = {array.shape[-1] for cache in growing for array in (cache.keys, cache.values)}
@@ -220,8 +297,8 @@ def _growing(caches: Iterable[Any]) -> Iterator[Any]:
             yield cache
 
 
-def _replaced(cache: Any, new: Callable[[], Any]) -> Any:
-    """Return *cache*, or *new* in its place if it grows, also inside of others."""
+def _replaced(cache: Any, kind: type, new: Callable[[], Any]) -> Any:
+    """Return *cache*, or *new* in its place if it is of this *kind*, also inside of others."""
     if isinstance(cache, CacheList):
-        return CacheList(*(_replaced(each, new) for each in cache.caches))
-    return new() if type(cache) is KVCache else cache
+        return CacheList(*(_replaced(each, kind, new) for each in cache.caches))
+    return new() if type(cache) is kind else cache

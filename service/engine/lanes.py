@@ -14,6 +14,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from service.engine.decoding import Generator
+from service.engine.draft_model import Drafter, DraftModel
 from service.engine.pace import MAX_STEP_TOKENS, Economy
 from service.engine.sampling import Sampler
 
@@ -43,17 +44,25 @@ class Lanes:
         max_rows: most rows at once.
         max_tokens_ahead: most tokens of a guess; 0: nothing is guessed.
         bytes_per_token: of keys and values, in layers that grow.
+        draft: guesses what can't be looked up; None: nobody does.
     """
 
     def __init__(
-        self, model: nn.Module, max_rows: int, max_tokens_ahead: int, bytes_per_token: int
+        self,
+        model: nn.Module,
+        max_rows: int,
+        max_tokens_ahead: int,
+        bytes_per_token: int,
+        draft: DraftModel | None = None,
     ) -> None:
         self._model = model
         self._max_rows = max_rows
         self._max_tokens_ahead = max_tokens_ahead
         self._bytes_per_token = bytes_per_token
         self._bearable_bytes = max(_size_bytes(model), MIN_LANE_BYTES)
+        self._draft = draft if max_tokens_ahead else None
         self._economy = Economy()
+        self._has_read = False
         self._lanes: list[Generator] = []
 
     @property
@@ -78,28 +87,36 @@ class Lanes:
 
     def step(self, n_tokens: int) -> tuple[list[Any], list[Any]]:
         """Step each lane, with *n_tokens* of each prompt that is read; return progress and responses."""
-        progress, responses = [], []
+        progress: list[Any] = []
+        responses: list[Any] = []
         for lane in self._lanes:
+            self._economy.is_disturbed = self._has_read or bool(progress)
             lane.prefill_step_size = n_tokens
             read, drawn = lane.next()
             progress += read
             responses += drawn
+        self._has_read = bool(progress)
         return progress, responses
 
     def close(self) -> None:
         """
-        Close all lanes, with all that is in them.
+        Close all lanes, with all that is in them, and forget what steps cost.
 
         Nothing else closes one: mlx-lm's generators set MLX's wired limit for all, and take it back.
         """
         self._lanes = []
+        self._economy = Economy()
 
     def _open(self) -> Generator:
+        draws, drafter = Sampler(), None
+        if self._draft is not None:
+            drafter = Drafter(self._draft, draws, self._max_tokens_ahead)
         lane = Generator(
             self._model,
-            Sampler(),
+            draws,
             self._max_tokens_ahead,
             self._economy,
+            drafter,
             first_uid=len(self._lanes) << 40,
             completion_batch_size=self._max_rows,
             prefill_batch_size=min(PREFILL_ROWS, self._max_rows),

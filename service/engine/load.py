@@ -68,12 +68,13 @@ def load(order: Load) -> LoadedModel:
     return LoadedModel(model, tokenizer, card, _sampling_defaults(folder))
 
 
-def locate(model_path: str | None) -> tuple[str, Path]:
+def locate(model_path: str | None, setting: str = "MODEL_PATH") -> tuple[str, Path]:
     """
     Return the model's id and its folder.
 
     Raises:
-        UnfitModel: *model_path* is neither a folder nor a hub id that can be had.
+        UnfitModel: *model_path* is neither a folder nor a hub id that can be had; the message names the
+            *setting* that it comes from.
     """
     if model_path is None:
         return EMBEDDED_ID, EMBEDDED_FOLDER
@@ -81,7 +82,7 @@ def locate(model_path: str | None) -> tuple[str, Path]:
     if folder.is_dir():
         return model_id_of(folder), folder
     if not _HUB_ID.fullmatch(model_path):
-        raise UnfitModel("MODEL_PATH names no folder that exists, and is no hub id")
+        raise UnfitModel(f"{setting} names no folder that exists, and is no hub id")
     return model_path, _from_hub(model_path)
 
 

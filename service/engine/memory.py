@@ -11,6 +11,7 @@ import msgspec
 
 from service.catalog.card import UnfitModel
 from service.engine.batcher import Batcher
+from service.engine.draft_model import DraftModel
 from service.engine.kv import Caches
 from service.engine.load import LoadedModel, locate
 from service.engine.prefix_cache import PrefixCache
@@ -70,15 +71,25 @@ class Memory:
             self.files.close()
 
 
-def plan(loaded: LoadedModel, order: Load) -> tuple[LoadedModel, Memory]:
+def plan(
+    loaded: LoadedModel, order: Load, draft: DraftModel | None = None
+) -> tuple[LoadedModel, Memory]:
     """
     Return the model with no more context than there is memory for, and what it remembers with.
+
+    A draft model remembers as many tokens, and so gets its part of the memory.
 
     Raises:
         UnfitModel: it can't do with what *order* says.
     """
     caches = Caches(loaded.model, order.kv_bits, order.max_kv_size)
     max_kv_bytes = (order.kv_memory_mb or math.inf) * MB
+    if draft is not None and not window_of(caches.make()):
+        raise UnfitModel(
+            "DRAFT_MODEL is of no use: nothing can be taken back out of what it remembers"
+        )
+    if draft is not None and caches.bytes_per_token:
+        max_kv_bytes /= 1 + draft.caches.bytes_per_token / caches.bytes_per_token
     context_length = loaded.card.context_length
     if caches.n_bytes(context_length) > max_kv_bytes:
         context_length = int(max_kv_bytes // caches.bytes_per_token)

@@ -21,15 +21,11 @@ from pathlib import Path
 import mlx.core as mx
 import mlx_lm
 import numpy as np
-from mlx_lm.models import cache as mlx_lm_cache
+from mlx_lm.models.cache import load_prompt_cache, save_prompt_cache
 
-from service.engine.kv import QuantizedCache, RowCache
 from service.engine.prefix_cache import Entry
 
 _log = logging.getLogger(__name__)
-
-# It looks the classes of a file up in its own module.
-mlx_lm_cache.QuantizedCache, mlx_lm_cache.RowCache = QuantizedCache, RowCache
 
 VERSION = "1"
 MIN_TOKENS = 128
@@ -95,7 +91,7 @@ class PrefixFiles:
         unfinished = self._folder / f"unfinished-{os.getpid()}{SUFFIX}"
         tokens = " ".join(map(str, entry.ids.tolist()))
         try:
-            mlx_lm_cache.save_prompt_cache(str(unfinished), entry.cache, {"tokens": tokens})
+            save_prompt_cache(str(unfinished), entry.cache, {"tokens": tokens})
             entry.path = unfinished.replace(self._folder / f"{_digest(unfinished)}{SUFFIX}")
             self._make_room()
         except Exception as error:  # a full disk, mostly; who asked has the answer all the same
@@ -139,7 +135,7 @@ def _read(path: Path) -> Entry:
     """Return what a file holds; its name says what it must be."""
     if _digest(path) != path.stem:
         raise ValueError("its content is not what was written")
-    cache, metadata = mlx_lm_cache.load_prompt_cache(str(path), return_metadata=True)
+    cache, metadata = load_prompt_cache(str(path), return_metadata=True)
     mx.eval([part.state for part in cache])
     ids = np.array(metadata["tokens"].split(), dtype=np.uint32)
     return Entry(ids, cache, path)

@@ -32,7 +32,7 @@ def warm_up(batcher: Batcher, prompt: list[int], max_rows: int) -> None:
         for i in range(n_rows):
             ticket = _TICKETS - i
             sampling = Sampling(temperature=0.0 if i % 2 == 0 else 1.0, top_p=0.9)
-            job = Job(Tokens(tuple(prompt)), sampling, max_tokens=N_TOKENS)
+            job = Job(Tokens(tuple(prompt)), sampling, max_tokens=N_TOKENS, ignore_eos=True)
             batcher.add(ticket, Prepared(prompt), job)
             unfinished.add(ticket)
         while unfinished:

@@ -19,13 +19,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from service.catalog.card import EMBEDDED_FOLDER
-from tests.benchmarks import plot, random_model, results, workloads
+from tests.benchmarks import deep_model, plot, random_model, results, workloads
 from tests.benchmarks.load import NOT_ENDED, Answer, Client
 from tests.benchmarks.results import Figures, Result, Round
 from tests.benchmarks.systems import KINDS, Measurable, NotUp, Run, Setup
 from tests.benchmarks.workloads import Plan, Workload
 
-MODELS = ("embedded", "random")
+MODELS = ("embedded", "random", "deep")
 WARM_UP = Workload("", "", "question", clients=1, tokens=4, systems=[])
 WARM_UP_S = 30.0
 
@@ -54,7 +54,7 @@ class Contender:
         folder.mkdir(parents=True)
         described = plan.systems[name]
         environment = {
-            key: value.format(folder=folder)
+            key: value.format(folder=folder, embedded=EMBEDDED_FOLDER)
             for key, value in {**workload.environment, **described.environment}.items()
         }
         setup = Setup(model, workload.concurrency, environment, log)
@@ -144,6 +144,7 @@ def main(words: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         random_model.make(folder / "random")
+        deep_model.make(folder / "deep")
         found = [
             measure(plan, workload, model, folder, n_rounds, progress)
             for workload, model, n_rounds in work

@@ -132,12 +132,26 @@ class Ours:
         return Run(answers, memory.seen_mb, spent_s)
 
 
-class Rival:
+class Single:
+    """A system of a single process, which is started here and speaks to nobody else."""
+
+    _process: psutil.Popen | None = None
+
+    def stop(self) -> None:
+        """End it."""
+        end(self._process)
+        self._process = None
+
+    def is_up(self) -> bool:
+        """Tell whether its process runs."""
+        return self._process is not None and self._process.poll() is None
+
+
+class Rival(Single):
     """mlx_lm.server, as it comes; it may have as many rows as ours."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._process: psutil.Popen | None = None
         self._target = Target(0, str(setup.model))
 
     def start(self) -> None:
@@ -163,15 +177,6 @@ class Rival:
         self.stop()
         raise NotUp("mlx_lm.server did not answer")
 
-    def stop(self) -> None:
-        """End it."""
-        end(self._process)
-        self._process = None
-
-    def is_up(self) -> bool:
-        """Tell whether its process runs."""
-        return self._process is not None and self._process.poll() is None
-
     def run(self, clients: Sequence[Client], limit_s: float, at_once: int | None) -> Run:
         """Let *clients* ask."""
         assert self._process is not None
@@ -180,12 +185,11 @@ class Rival:
         return Run(answers, memory.seen_mb)
 
 
-class Bare:
+class Bare(Single):
     """The bare BatchGenerator: conversations of one ask, all at once and greedy."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._process: psutil.Popen | None = None
 
     def start(self) -> None:
         """Start it, and wait until the model is loaded."""
@@ -202,15 +206,6 @@ class Bare:
         if not self._line("", START_S):
             self.stop()
             raise NotUp("the bare generator did not start")
-
-    def stop(self) -> None:
-        """End it."""
-        end(self._process)
-        self._process = None
-
-    def is_up(self) -> bool:
-        """Tell whether its process runs."""
-        return self._process is not None and self._process.poll() is None
 
     def run(self, clients: Sequence[Client], limit_s: float, at_once: int | None) -> Run:
         """Let *clients* ask; their times are those of the generating process."""

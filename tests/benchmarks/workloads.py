@@ -29,7 +29,8 @@ class System:
 
     Attributes:
         kind: our server, mlx_lm.server, or the bare BatchGenerator.
-        environment: settings of our server; `{folder}` stands for an empty folder.
+        environment: settings of our server; `{folder}` stands for an empty folder, `{embedded}` for that of
+            the embedded model.
         beside: whether it gets the disturbing clients of a workload.
     """
 
@@ -74,7 +75,7 @@ class Workload:
         clients: how many there are.
         tokens: the longest answer.
         systems: what it is tried on, in turns; goals speak of the first.
-        models: what is served, the embedded model, the random one, or either in turn.
+        models: what is served, the embedded model, the random one, the deep one, or each in turn.
         prompt_tokens: how long the texts are, for kinds that have one.
         turns: how many requests each client makes, for kinds that have several.
         sampling: a key of `SAMPLINGS`; all but `greedy` give each client a seed of its own.
@@ -95,7 +96,9 @@ class Workload:
     clients: int
     tokens: int
     systems: list[str]
-    models: list[Literal["embedded", "random"]] = field(default_factory=lambda: ["embedded"])
+    models: list[Literal["embedded", "random", "deep"]] = field(
+        default_factory=lambda: ["embedded"]
+    )
     goals: list[Goal] = field(default_factory=list)
     prompt_tokens: int = 0
     turns: int = 1

@@ -11,8 +11,8 @@ from mlx_lm.generate import _extend_cache, _merge_caches
 from mlx_lm.models.cache import make_prompt_cache
 
 from service.engine.batcher import Batcher
-from service.engine.decoding import rewind, straighten
-from service.engine.drafts import Lookup, stood
+from service.engine.drafts import Lookup, Trust, stood
+from service.engine.kv import Caches, rewind, straighten
 from service.engine.load import LoadedModel
 from service.engine.pace import Economy
 from service.engine.prefix_cache import PrefixCache
@@ -38,14 +38,15 @@ class Heard:
     """A batch whose tokens are written down as its rows draw them."""
 
     def __init__(
-        self, model: LoadedModel, vocabulary: Vocabulary, max_tokens_ahead: int, n_rows: int = 8
+        self, model: LoadedModel, vocabulary: Vocabulary, max_tokens_ahead: int, **options: Any
     ) -> None:
         self.batcher = Batcher(
             model,
             vocabulary,
-            n_rows,
+            max_rows=8,
             prefixes=PrefixCache(1 << 30),
             max_tokens_ahead=max_tokens_ahead,
+            **options,
         )
         self.said: dict[int, list[int]] = {}
         read = self.batcher._read
@@ -80,7 +81,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guess wherever there is something to guess: what it costs is not what is tested here."""
     monkeypatch.setattr(Economy, "is_worth_it", lambda *_: True)
     monkeypatch.setattr(
-        Lookup, "learn", lambda self, *_: setattr(self, "_wanted", self._max_tokens)
+        Trust, "learn", lambda self, *_: setattr(self, "n_tokens", self._max_tokens)
     )
 
 
@@ -104,6 +105,28 @@ def test_answers_are_the_same(
 
     assert alone == expected
     assert together == expected
+
+
+@pytest.mark.parametrize("options", [(8, None), (4, None), (None, 64), (8, 64)])
+@pytest.mark.parametrize("seeded", [False, True])
+def test_answers_are_the_same_from_smaller_caches(
+    options: tuple[int | None, int | None],
+    seeded: bool,
+    loaded: LoadedModel,
+    vocabulary: Vocabulary,
+) -> None:
+    """Tokens are taken back out of caches of few bits, and of bounded ones short of the bound and beyond."""
+    model = dressed("full", loaded, is_repeating=True)
+    caches = Caches(model.model, *options)
+    jobs = [
+        (some(n, n) * 3, wish(n if seeded else None, max_tokens=n_answer))
+        for n, n_answer in ((5, 90), (20, 7), (60, 40), (20, 60))
+    ]
+    plain = Heard(model, vocabulary, 0, caches=caches)
+    ahead = Heard(model, vocabulary, AHEAD, caches=caches)
+
+    assert plain.answers(jobs, pause=3) == ahead.answers(jobs, pause=3)
+    assert ahead.n_steps < plain.n_steps
 
 
 @pytest.mark.parametrize("kind", ["full", "window"])
@@ -215,13 +238,13 @@ def test_guesses_that_fail_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(lookup.guess(tokens)) == 4
     pauses = []
     for _ in range(3):
-        lookup.learn(3, 0)
+        lookup.trust.learn(3, 0)
         pauses.append(0)
         while not lookup.guess(tokens):
             pauses[-1] += 1
 
     assert pauses == [1, 2, 4]
-    lookup.learn(3, 3)
+    lookup.trust.learn(3, 3)
     assert len(lookup.guess(tokens)) == 8
 
 
@@ -231,8 +254,9 @@ def test_economy_refuses_what_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> N
     economy = Economy()
     assert not economy.is_worth_it(1, 4, 4.0)
     for _ in range(40):
-        economy.learn(0.010, 0)
-        economy.learn(0.014, 4)  # 1 ms each
+        for n_rows in (1, 8):
+            economy.learn(0.010, n_rows, 0)
+        economy.learn(0.014, 1, 4)  # 1 ms each
 
     assert economy.is_worth_it(1, 4, 2.0)
     assert not economy.is_worth_it(8, 32, 4.0)  # one row guesses, and eight pay for it

@@ -13,9 +13,14 @@ import mlx.nn as nn
 import pytest
 from mlx.utils import tree_map
 from mlx_lm.generate import BatchGenerator, _extend_cache, _merge_caches
-from mlx_lm.models import cache as mlx_lm_cache
 from mlx_lm.models import deepseek_v3, llama, mamba
-from mlx_lm.models.cache import KVCache, QuantizedKVCache, RotatingKVCache
+from mlx_lm.models.cache import (
+    KVCache,
+    QuantizedKVCache,
+    RotatingKVCache,
+    load_prompt_cache,
+    save_prompt_cache,
+)
 
 from service.catalog.card import UnfitModel
 from service.engine.kv import Caches, QuantizedCache, RowCache
@@ -197,14 +202,12 @@ def test_row_is_saved_and_loaded(
     model: nn.Module,
     prompts: list[list[int]],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """mlx-lm's files hold all of it, once mlx-lm knows the class."""
-    monkeypatch.setattr(mlx_lm_cache, "QuantizedCache", QuantizedCache, raising=False)
+    """mlx-lm's files hold all of it."""
     row = Caches(model, 4, size).make()
     alone(model, prompts[1], row, 10)
-    mlx_lm_cache.save_prompt_cache(str(tmp_path / "row.safetensors"), row)
-    loaded = mlx_lm_cache.load_prompt_cache(str(tmp_path / "row.safetensors"))
+    save_prompt_cache(str(tmp_path / "row.safetensors"), row)
+    loaded = load_prompt_cache(str(tmp_path / "row.safetensors"))
 
     assert alone(model, prompts[0], row, 10) == alone(model, prompts[0], loaded, 10)
     assert [(4, 64)] * 2 == [(layer.bits, layer.group_size) for layer in loaded]

@@ -9,10 +9,12 @@ import pytest
 from service.catalog.card import UnfitModel
 from service.engine import memory
 from service.engine.batcher import Batcher
+from service.engine.draft_model import DraftModel
 from service.engine.load import LoadedModel
 from service.engine.memory import MB, plan
 from service.engine.vocabulary import Vocabulary
 from service.protocol import Load
+from tests.engine.random_models import dressed
 
 PROMPT = [50, 60, 70]
 
@@ -41,6 +43,14 @@ def test_memory_too_small_for_anything_is_refused(
 
     with pytest.raises(UnfitModel, match="KV_MEMORY_MB has room for 4 tokens"):
         plan(loaded, order(kv_memory_mb=1))
+
+
+def test_draft_for_a_model_that_cannot_go_back_is_refused(loaded: LoadedModel) -> None:
+    """Guesses that don't stand could not be taken back; whoever named a draft is told so."""
+    draft = DraftModel(loaded.model, 512, 1280)
+
+    with pytest.raises(UnfitModel, match="DRAFT_MODEL is of no use"):
+        plan(dressed("state", loaded), order(), draft)
 
 
 def test_folder_that_cannot_be_made_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
 
-from service.engine.pace import ALONE_S, MAX_STEP_TOKENS, MIN_STEP_TOKENS, Pace
+from service.engine.pace import ALONE_S, MAX_STEP_TOKENS, MIN_STEP_TOKENS, Line, Pace
 from service.engine.prefix_cache import Held, Ids
 from service.engine.reading import (
     Prompt,
@@ -24,30 +24,55 @@ def span(n: int, tail: int = 0) -> Ids:
     return np.array([*range(n), 100_000 + tail], dtype=np.uint32)
 
 
-def test_pace_keeps_a_step_as_short_as_a_decode_step() -> None:
-    """Reading beside those who decode takes about as long as their own step; alone it takes its time."""
+def test_pace_keeps_a_step_about_as_short_as_a_decode_step() -> None:
+    """Reading beside those who decode takes a small multiple of their own step; alone it takes its time."""
     pace = Pace()
     for _ in range(40):
-        pace.learn(0.010, 0, is_decoding=True)
-        pace.learn(0.030, 100, is_decoding=True)
+        pace.learn(0.010, 0, 4)
+        pace.learn(0.030, 100, 4)
 
-    assert pace.n_tokens(1, 1, 1) == 64  # 15 ms at 0.2 ms a token, as a power of two
-    assert pace.n_tokens(2, 2, 2) == 32
-    assert pace.n_tokens(3, 3, 3) == 25
-    assert pace.n_tokens(1, 4, 1) == 256
+    assert pace.n_tokens(1, 1, 4) == 64  # 15 ms and a quarter at 0.2 ms a token, as a power of two
+    assert pace.n_tokens(2, 2, 4) == 32
+    assert pace.n_tokens(4, 4, 4) == 32
+    assert pace.n_tokens(1, 12, 4) == 256
     assert pace.n_tokens(1, 1, 0) == 1 << int(math.log2(ALONE_S / 0.0002))
+
+
+def test_pace_knows_how_steps_grow_with_their_rows() -> None:
+    """What few rows take is known from many, and reading isn't blamed for what others decode."""
+    pace = Pace()
+    for n_rows in (1, 8, 1, 8):
+        pace.learn(0.004 + 0.001 * n_rows, 0, n_rows)
+    for _ in range(40):
+        pace.learn(0.004 + 0.016 + 0.020, 100, 16)
+
+    assert pace.n_tokens(16, 16, 16) == int(2 * 1.5 * 0.020 / 0.0002 / 16)
 
 
 def test_pace_stays_within_bounds() -> None:
     """However slow or fast it is, something is read and no step is endless."""
     slow, fast = Pace(), Pace()
     for _ in range(40):
-        slow.learn(10.0, 10, is_decoding=False)
-        fast.learn(1e-6, 1000, is_decoding=False)
+        slow.learn(10.0, 10, 0)
+        fast.learn(1e-6, 1000, 0)
 
     assert slow.n_tokens(8, 8, 0) == MIN_STEP_TOKENS
     assert fast.n_tokens(1, 1, 0) == MAX_STEP_TOKENS
     assert Pace().n_tokens(0, 0, 1) == MIN_STEP_TOKENS
+
+
+def test_line_is_steady() -> None:
+    """It keeps its slope where one number is all that is measured, and never says less than nothing."""
+    line = Line()
+    assert line.at(5) == 0
+
+    for n in (2, 4):
+        line.learn(n, 0.1 * n)
+    for _ in range(2000):
+        line.learn(2, 0.2)
+
+    assert line.at(4) == pytest.approx(0.4)
+    assert line.at(-100) == 0
 
 
 def test_marks_stand_where_others_part() -> None:

@@ -1,0 +1,52 @@
+"""A draft model beside the model, from the setting to the answer."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from service.catalog.card import EMBEDDED_FOLDER
+from tests.live import LiveServer, running
+
+QUESTIONS = ("What does /health mean?", "How do I set the port?")
+
+
+def answers(server: LiveServer) -> list[Any]:
+    """Return what the model says to some questions, greedily and by chance."""
+    server.wait_until("/readyz", 200)
+    bodies = [
+        {
+            "model": "gemma",
+            "messages": [{"role": "user", "content": question}],
+            "max_tokens": 60,
+            "temperature": temperature,
+            "seed": 5,
+        }
+        for question in QUESTIONS
+        for temperature in (0, 0.8)
+    ]
+    with server.client() as http:
+        told = [http.post("/v1/chat/completions", json=body).json() for body in bodies]
+    return [(one["choices"], one["usage"]["completion_tokens"]) for one in told]
+
+
+def test_answers_are_those_without_a_draft(tmp_path: Path) -> None:
+    """The built-in model drafts for itself, and nobody can tell by what is said."""
+    with running(tmp_path / "with", DRAFT_MODEL=str(EMBEDDED_FOLDER)) as server:
+        drafted = answers(server)
+    with running(tmp_path / "without") as server:
+        plain = answers(server)
+
+    assert plain == drafted
+
+
+def test_draft_that_is_unfit_is_told_by_the_probe(tmp_path: Path) -> None:
+    """The operator reads which setting it is, and why."""
+    (tmp_path / "empty").mkdir()
+    with running(tmp_path / "log", DRAFT_MODEL=str(tmp_path / "empty")) as server:
+        deadline_s, told = time.monotonic() + 20, ""
+        while "DRAFT_MODEL" not in told and time.monotonic() < deadline_s:
+            told = server.wait_until("/readyz", 503).text
+
+    assert "DRAFT_MODEL can't be used: empty holds no config.json" in told
