@@ -144,6 +144,18 @@ def test_texts_differ_between_rounds_and_not_within() -> None:
     assert systems[0] != later
 
 
+def test_no_question_was_asked_before() -> None:
+    """A cache that knows questions from the round before would hide what an engine costs."""
+    (workload,) = (each for each in PLAN.workload if each.name == "32 clients")
+    asked = [
+        client.asks[0].messages[0]["content"]
+        for n_round in range(2)
+        for client in workload.measured(n_round)
+    ]
+
+    assert len(asked) == len(set(asked))
+
+
 def test_text_is_as_long_as_ordered() -> None:
     """It has the tokens that were asked for, in the built-in model's vocabulary."""
     order = prompts.Order(0, 500, 8, 1, 0, {})

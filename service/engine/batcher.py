@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -70,6 +70,7 @@ class Batcher:
         max_rows: most rows at once.
         caches: makes each row's; by default the model's own.
         prefixes: what has been read before; by default nothing is kept.
+        row_bytes: what the caches of a row of so many tokens take; by default its own alone.
         max_kv_bytes: of the caches of all rows together, at the longest that they may become.
         max_tokens_ahead: most tokens that a row is given by guessing in one step; 0: nothing is guessed.
         draft: guesses what can't be looked up; None: nobody does.
@@ -89,6 +90,7 @@ class Batcher:
         *,
         caches: Caches | None = None,
         prefixes: PrefixCache | None = None,
+        row_bytes: Callable[[int], int] | None = None,
         max_kv_bytes: float = math.inf,
         max_tokens_ahead: int = 0,
         draft: DraftModel | None = None,
@@ -100,6 +102,7 @@ class Batcher:
         self._caches = caches or Caches(loaded.model, None, None)
         self.context_length = loaded.card.context_length
         self.window = window_of(self._caches.make())
+        self._row_bytes = row_bytes or self._caches.n_bytes
         self._max_kv_bytes = max_kv_bytes
         ahead = max_tokens_ahead if self.window > 0 else 0
         self._lanes = Lanes(loaded.model, max_rows, ahead, self._caches.bytes_per_token, draft)
@@ -182,7 +185,7 @@ class Batcher:
 
     def _has_room_for(self, row: _Row) -> bool:
         rows = [*self._rows.values(), row]
-        n_bytes = sum(self._caches.n_bytes(len(each.ids) + each.max_tokens) for each in rows)
+        n_bytes = sum(self._row_bytes(len(each.ids) + each.max_tokens) for each in rows)
         return n_bytes <= self._max_kv_bytes
 
     def _insert(self, row: _Row, held: Held) -> None:
@@ -237,7 +240,8 @@ class Batcher:
         n_read, n_begun = self._follow(progress, began_s)
         if not n_begun:  # the first token of a row takes a step of its own
             self._pace.learn(time.monotonic() - began_s, n_read, n_decoding)
-        return [self._read(each) for each in responses if each.uid in self._rows]
+        lasts = {each.uid: each for each in responses}
+        return [self._read(each, lasts[each.uid]) for each in responses if each.uid in self._rows]
 
     def _follow(self, progress: Sequence[Any], began_s: float) -> tuple[int, int]:
         """
@@ -300,8 +304,8 @@ class Batcher:
         ]
         return (first, *rest)
 
-    def _read(self, response: GenerationBatch.Response) -> Delta:
-        """Turn one row's new token into what it says; the row goes if that was its last."""
+    def _read(self, response: GenerationBatch.Response, last: GenerationBatch.Response) -> Delta:
+        """Turn one row's new token into what it says; the row goes if its answer is over, with the *last*."""
         row = self._rows[response.uid]
         if row.first_s is None:
             row.first_s = time.monotonic()
@@ -319,14 +323,8 @@ class Batcher:
             said.reasoning += rest.reasoning
             said.tool_calls += rest.tool_calls
             said.logprobs += rest.logprobs
-        if reason is not None:
-            assert row.lane is not None
-            row.lane.sampler.forget(row.draw)
-            del self._rows[response.uid]
-            self._keep(response.all_tokens, response.prompt_cache)
-        elif answer.is_over:
-            cache, tokens = self._drop(response.uid)
-            self._keep(tokens, cache)
+        if reason is not None or answer.is_over:
+            self._end(last)
         if row.draw.gate is not None and row.draw.gate.is_broken:
             param = row.job.constraint.param if row.job.constraint else "tools"
             self.broken.append((row.ticket, param))
@@ -362,18 +360,19 @@ class Batcher:
         first_s = row.first_s or now_s
         return Spent(row.n_cached, begun_s - row.came_s, first_s - begun_s, now_s - first_s)
 
-    def _keep(self, tokens: list[int], cache: Cache) -> None:
-        """Keep what a whole answer left behind: the chat may go on."""
+    def _end(self, last: GenerationBatch.Response) -> None:
+        """Let a row go, whose *last* token of this step may have ended it; keep it, as the chat may go on."""
+        cache, tokens = self._drop(last.uid) or (last.prompt_cache, last.all_tokens)
         self._prefixes.keep(np.array(tokens, dtype=np.uint32), cache)
 
-    def _drop(self, uid: int) -> tuple[Cache, list[int]]:
-        """Take a row out of the batch; return its cache, not computed yet, and the tokens that it holds."""
+    def _drop(self, uid: int) -> tuple[Cache, list[int]] | None:
+        """Forget a row; return its cache, not computed yet, and its tokens, if the batch still has it."""
         row = self._rows.pop(uid)
         assert row.lane is not None
         row.lane.sampler.forget(row.draw)
         self._readings.prompts.pop(uid, None)
-        left: tuple[Cache, list[int]] = row.lane.remove([uid], return_prompt_caches=True)[uid]
-        return left
+        left: dict[int, tuple[Cache, list[int]]] = row.lane.remove([uid], return_prompt_caches=True)
+        return left.get(uid)
 
 
 def _says_something(delta: Delta) -> bool:

@@ -131,6 +131,7 @@ class DecodingBatch(GenerationBatch):  # type: ignore[misc]  # mlx-lm has no typ
             self.prompt_cache = merged(self.prompt_cache)
             self._is_alone = False
         super().extend(batch)
+        self._current_tokens, self._next_logprobs = None, [None] * len(self.uids)  # for nobody
 
     def extract_cache(self, idx: int) -> list[Any]:
         """Return a copy of the cache of row *idx*."""
@@ -203,6 +204,7 @@ class DecodingBatch(GenerationBatch):  # type: ignore[misc]  # mlx-lm has no typ
             return []
         rows = dict(zip(self.uids, self.tokens, strict=True))
         if not self._drafter.follow(rows, credit.steps * step_s):
+            credit.gain = 0.0  # what it gained with other rows says nothing of these
             credit.put_by()
             return []
         drawn = self._awaited()

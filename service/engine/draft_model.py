@@ -22,7 +22,7 @@ import msgspec
 
 from service.catalog.card import UnfitModel
 from service.engine.drafts import Trust
-from service.engine.kv import FullCaches, rewind
+from service.engine.kv import FullCaches, extracted, merged, rewind
 from service.engine.load import LoadedModel, load, locate
 from service.engine.pace import mixed
 from service.engine.prefix_cache import Cache
@@ -93,6 +93,10 @@ class DraftModel:
             raise UnfitModel("it computes no finite numbers; its weights are damaged")
         self._n_own_logits = logits.shape[-1]
         self._try()
+
+    def n_bytes(self, n_tokens: int) -> int:
+        """Return what a row of *n_tokens* takes in memory."""
+        return self.caches.n_bytes(min(n_tokens, self.context_length))
 
     def read(self, ids: mx.array, cache: Cache) -> mx.array:
         """
@@ -250,7 +254,7 @@ class Drafter:
     def _set_back(self, rows: Mapping[int, list[int]]) -> None:
         """Take rows that are far behind out of the batch, to be read by themselves."""
         late = {
-            uid: _Reading([part.extract(place) for part in self._cache], n_read)
+            uid: _Reading(extracted(self._cache, place), n_read)
             for place, (uid, n_read) in enumerate(self._n_read.items())
             if len(rows[uid]) - n_read > MAX_LAG
         }
@@ -286,7 +290,7 @@ class Drafter:
 
 def _joined(batch: Cache, row: Cache) -> Cache:
     """Return *batch*, which may be empty, with one more *row*."""
-    joining = [part.merge([part]) for part in row]
+    joining = merged(row)
     if not batch:
         return joining
     for part, other in zip(batch, joining, strict=True):

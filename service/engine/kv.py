@@ -235,7 +235,9 @@ def straighten(cache: Sequence[Any]) -> None:
 
 def rewind(cache: Sequence[Any], n_tokens: Sequence[int]) -> None:
     """
-    Take the last tokens back out of the *cache* of a batch or of a row alone, which were read in one step.
+    Take the last tokens back out of the *cache* of a batch or of a row alone.
+
+    A window gives back only what was read in the last step.
 
     Rows that take back more than others are moved to the right, as after a prompt that was padded there.
 

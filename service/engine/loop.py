@@ -137,6 +137,7 @@ class Engine:
             order.max_concurrency,
             caches=memory.caches,
             prefixes=memory.prefixes,
+            row_bytes=memory.row_bytes,
             max_kv_bytes=memory.max_kv_bytes,
             max_tokens_ahead=order.num_draft_tokens,
             draft=draft,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,12 +35,14 @@ class Memory:
 
     Attributes:
         caches: makes each row's.
+        row_bytes: what a row of so many tokens takes, with what a draft model remembers of it.
         max_kv_bytes: of all rows together; may be infinite.
         prefixes: what has been read before.
         files: where that outlives the process; None: nowhere.
     """
 
     caches: Caches
+    row_bytes: Callable[[int], int]
     max_kv_bytes: float
     prefixes: PrefixCache
     files: PrefixFiles | None
@@ -77,8 +81,6 @@ def plan(
     """
     Return the model with no more context than there is memory for, and what it remembers with.
 
-    A draft model remembers as many tokens, and so gets its part of the memory.
-
     Raises:
         UnfitModel: it can't do with what *order* says.
     """
@@ -88,16 +90,18 @@ def plan(
         raise UnfitModel(
             "DRAFT_MODEL is of no use: nothing can be taken back out of what it remembers"
         )
-    if draft is not None and caches.bytes_per_token:
-        max_kv_bytes /= 1 + draft.caches.bytes_per_token / caches.bytes_per_token
-    context_length = loaded.card.context_length
-    if caches.n_bytes(context_length) > max_kv_bytes:
-        context_length = int(max_kv_bytes // caches.bytes_per_token)
+
+    def row_bytes(n_tokens: int) -> int:
+        return caches.n_bytes(n_tokens) + (draft.n_bytes(n_tokens) if draft else 0)
+
+    lengths = range(loaded.card.context_length + 1)
+    context_length = bisect_right(lengths, max_kv_bytes, key=row_bytes) - 1
     if context_length < MIN_CONTEXT:
         raise UnfitModel(f"KV_MEMORY_MB has room for {context_length} tokens of it")
     card = msgspec.structs.replace(loaded.card, context_length=context_length)
     prefixes = PrefixCache(order.prefix_cache_mb * MB)
-    return replace(loaded, card=card), Memory(caches, max_kv_bytes, prefixes, _files(order))
+    memory = Memory(caches, row_bytes, max_kv_bytes, prefixes, _files(order))
+    return replace(loaded, card=card), memory
 
 
 def _files(order: Load) -> PrefixFiles | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -23,6 +23,7 @@ WORDS = (
     *("client", "setting", "health", "memory", "log", "and", "with", "for", "when", "after"),
     *("is", "has", "waits", "reads", "writes", "counts", "starts", "ends", "gives", "keeps"),
 )
+N_OWN_TOKENS = 8
 QUESTIONS = (
     "What does /health mean?",
     "How do I stream an answer?",
@@ -92,8 +93,8 @@ def user(content: str) -> dict[str, str]:
 
 
 def question(order: Order) -> list[Ask]:
-    """One short question whose answer is long."""
-    return [Ask((user(LONG[order.index % len(LONG)]),), order.n_tokens, order.fields)]
+    """A few words of the client's own, and one short question whose answer is long."""
+    return reading(replace(order, n_prompt_tokens=N_OWN_TOKENS))
 
 
 def reading(order: Order) -> list[Ask]:

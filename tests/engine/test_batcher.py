@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mlx.core as mx
 import msgspec
 import pytest
 
@@ -127,6 +128,18 @@ def test_seeded_rows_repeat_in_any_company(batcher: Batcher, prompter: Prompter)
 
     assert alone == together[1]
     assert len(set(together)) > 1
+
+
+def test_rows_leave_nothing_behind(loaded: LoadedModel, vocabulary: Vocabulary) -> None:
+    """No more is held after sixty answers than after thirty."""
+    batcher = Batcher(loaded, vocabulary, 2)
+    seen = []
+    for ticket in range(60):
+        batcher.add(ticket, Prepared([50, 60, 70]), job(max_tokens=2))
+        run(batcher)
+        seen.append(mx.get_active_memory())
+
+    assert min(seen[30:]) <= min(seen[10:30])
 
 
 def test_warm_up_leaves_nothing_behind(batcher: Batcher, prompter: Prompter) -> None:

@@ -193,9 +193,14 @@ def test_row_longer_than_the_draft_can_read_goes_on_without(
     guessing = DraftModel(model.model, 64, vocabulary.n_logits)
     plain, ahead = Heard(model, vocabulary, 0), Heard(model, vocabulary, AHEAD, draft=guessing)
     jobs = [(some(20, i), wish(max_tokens=100)) for i in range(2)]
+    credit = ahead.batcher._lanes._economy.credit
+    credit.gain = 3.0
 
     assert plain.answers(jobs) == ahead.answers(jobs)
     assert 60 < ahead.n_steps < 80
+    assert (
+        credit.gain == 0
+    )  # or what can be looked up would have to be better than a draft that isn't there
 
 
 @pytest.mark.parametrize("n_logits", [1000, 1500])
@@ -408,4 +413,16 @@ def test_draft_has_its_part_of_the_memory(loaded: LoadedModel) -> None:
     both, kept = plan(loaded, order, load_draft(order, loaded, 1280))
 
     assert both.card.context_length == pytest.approx(alone.card.context_length / 3, rel=0.01)
-    assert kept.max_kv_bytes == pytest.approx(MB / 3)
+    assert kept.row_bytes(both.card.context_length) <= kept.max_kv_bytes == MB
+
+
+def test_bounded_model_has_a_draft_that_is_not(loaded: LoadedModel) -> None:
+    """What a draft remembers grows where the model's memory doesn't, up to what the draft can read."""
+    order = ordered(EMBEDDED_FOLDER, kv_memory_mb=1, max_kv_size=64)
+    both, kept = plan(loaded, order, load_draft(order, loaded, 1280))
+    n = both.card.context_length
+    short = DraftModel(loaded.model, 100, 1280)
+
+    assert kept.caches.n_bytes(n) == kept.caches.n_bytes(64)
+    assert kept.row_bytes(n) <= MB < kept.row_bytes(n + 1)
+    assert short.n_bytes(99) < short.n_bytes(100) == short.n_bytes(101)

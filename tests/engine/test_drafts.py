@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from mlx_lm.generate import _extend_cache, _merge_caches
 from mlx_lm.models.cache import make_prompt_cache
@@ -51,10 +52,10 @@ class Heard:
         self.said: dict[int, list[int]] = {}
         read = self.batcher._read
 
-        def reading(response: object) -> Delta:
-            row = self.batcher._rows[response.uid]  # type: ignore[attr-defined]
-            self.said.setdefault(row.ticket, []).append(response.token)  # type: ignore[attr-defined]
-            return read(response)
+        def reading(response: Any, last: Any) -> Delta:
+            row = self.batcher._rows[response.uid]
+            self.said.setdefault(row.ticket, []).append(response.token)
+            return read(response, last)
 
         self.batcher._read = reading  # type: ignore[method-assign]
         self.n_steps = 0
@@ -276,3 +277,34 @@ def test_text_is_whole(loaded: LoadedModel, vocabulary: Vocabulary) -> None:
         texts.append("".join(delta.text for delta in deltas))
 
     assert texts[0] == texts[1]
+
+
+def test_answer_may_be_over_before_its_row(loaded: LoadedModel, vocabulary: Vocabulary) -> None:
+    """A stop text amid a guess whose last token is the last allowed; the row beside goes on."""
+    model = dressed("full", loaded, is_repeating=True)
+    prompt = some(20, 1) * 3
+
+    def said(max_tokens_ahead: int, **fields: Any) -> list[tuple[str, int, str | None]]:
+        prefixes = PrefixCache(1 << 30)
+        batcher = Batcher(
+            model, vocabulary, 2, prefixes=prefixes, max_tokens_ahead=max_tokens_ahead
+        )
+        batcher.add(1, Prepared(prompt), wish(**fields))
+        batcher.add(2, Prepared(some(30, 2)), wish(max_tokens=40))
+        deltas = run(batcher)
+        n_kept = prefixes.reach(np.array(prompt + some(1, 3), dtype=np.uint32))
+        assert n_kept == len(prompt)
+        return [
+            ("".join(d.text for d in row), row[-1].n_completion_tokens, row[-1].finish_reason)
+            for row in (deltas[1], deltas[2])
+        ]
+
+    reasons = []
+    for max_tokens in range(26, 34):
+        (text, *_), _ = said(0, max_tokens=max_tokens)
+        for n_after in (1, 2):
+            stop = (text[-40 - n_after : -n_after],)
+            stopped = said(AHEAD, max_tokens=max_tokens, stop=stop)
+            assert stopped == said(0, max_tokens=max_tokens, stop=stop)
+            reasons.append(stopped[0][2])
+    assert reasons.count("stop") > 6
