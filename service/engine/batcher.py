@@ -21,7 +21,7 @@ from service.engine.answer import Answer, Reader
 from service.engine.decoding import Generator
 from service.engine.draft_model import DraftModel
 from service.engine.kv import Caches
-from service.engine.lanes import PREFILL_ROWS, Lanes
+from service.engine.lanes import Lanes
 from service.engine.load import LoadedModel
 from service.engine.pace import Pace
 from service.engine.prefix_cache import Cache, Held, Ids, PrefixCache
@@ -32,6 +32,7 @@ from service.engine.scoring import Scored, Scoring
 from service.engine.vocabulary import Vocabulary
 from service.protocol import Delta, FinishReason, Job, Spent, TokenLogprob
 
+MAX_READING = 8  # prompts at once
 _NO_END = StopSequences()
 
 
@@ -164,8 +165,8 @@ class Batcher:
     def _begin(self) -> None:
         """Let rows in, first come first served; who gains by waiting for another's prompt does."""
         for row in self._waiting.copy():
-            n_reading = len(self._readings.prompts)
-            is_full = len(self._rows) >= self._max_rows or n_reading >= PREFILL_ROWS
+            n_reading = len(self._readings.unread)
+            is_full = len(self._rows) >= self._max_rows or n_reading >= MAX_READING
             if is_full or not self._has_room_for(row):
                 return
             if row.held is None and self._readings.is_coming(row.ids, self._reach(row)):
@@ -234,7 +235,7 @@ class Batcher:
         n_reading = len(self._readings.prompts)
         n_decoding = len(self._rows) - n_reading
         n_waiting = n_reading + len(self._waiting)
-        step_tokens = self._pace.n_tokens(n_reading, n_waiting, n_decoding)
+        step_tokens = self._pace.n_tokens(self._readings.unread, n_waiting, n_decoding)
         began_s = time.monotonic()
         progress, responses = self._lanes.step(step_tokens)
         n_read, n_begun = self._follow(progress, began_s)

@@ -20,7 +20,6 @@ from service.engine.sampling import Sampler
 
 MAX_LANES = 3
 MIN_LANE_BYTES = 8 << 20  # to read less is not worth a step of its own
-PREFILL_ROWS = 8
 
 
 class Row(Protocol):
@@ -119,7 +118,7 @@ class Lanes:
             drafter,
             first_uid=len(self._lanes) << 40,
             completion_batch_size=self._max_rows,
-            prefill_batch_size=min(PREFILL_ROWS, self._max_rows),
+            prefill_batch_size=self._max_rows,
             prefill_step_size=MAX_STEP_TOKENS,
         )
         self._lanes.append(lane)

@@ -6,6 +6,9 @@ A step that reads is one in which everyone who decodes waits, so it is kept abou
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 MAX_STEP_TOKENS = 2048
@@ -53,12 +56,15 @@ class Pace:
         self._decode = Line()
         self._token_s = ALONE_S / MAX_STEP_TOKENS
 
-    def n_tokens(self, n_prompts: int, n_waiting: int, n_decoding: int) -> int:
+    def n_tokens(self, unread: Sequence[int], n_waiting: int, n_decoding: int) -> int:
         """
-        Return how many tokens of each of *n_prompts* to read; many as a power of two.
+        Return how many tokens of each prompt to read.
+
+        Many are a power of two. Few are an even part of the longest prompt, so that those about as long as it
+        are read to their ends in the same step.
 
         Args:
-            n_prompts: how many are being read.
+            unread: tokens left to read of each prompt that is being read.
             n_waiting: how many wait for their first token, those included: a crowd may keep a few longer.
             n_decoding: how many wait for their next one meanwhile.
         """
@@ -66,9 +72,12 @@ class Pace:
         if n_decoding:
             crowd = 1 + n_waiting / n_decoding
             allowed_s = min(SHARE * self._decode.at(n_decoding) * crowd, ALONE_S)
-        wanted = int(allowed_s / self._token_s / max(n_prompts, 1))
+        wanted = int(allowed_s / self._token_s / max(len(unread), 1))
         n = min(max(wanted, MIN_STEP_TOKENS), MAX_STEP_TOKENS)
-        return n if n < EVEN_TOKENS else 1 << (n.bit_length() - 1)
+        if n >= EVEN_TOKENS:
+            return 1 << (n.bit_length() - 1)
+        longest = max(unread, default=n)
+        return math.ceil(longest / math.ceil(longest / n))
 
     def learn(self, took_s: float, n_read: int, n_decoding: int) -> None:
         """Take in that a step took *took_s* seconds, and read *n_read* tokens beside *n_decoding* rows."""

@@ -1,8 +1,8 @@
 """
 Keys and values of prompts that have been read before, for whoever begins the same. For the MLX thread.
 
-Token sequences are compared as arrays, entry by entry: mlx-lm's trie of prompts looks for its shortest
-continuation, which takes seconds where a hundred long prompts begin alike.
+Token sequences are compared as arrays, their heads all at once: mlx-lm's trie of prompts looks for its
+shortest continuation, which takes seconds where a hundred long prompts begin alike.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 MAX_ENTRIES = 256
 MIN_TOKENS = 8  # fewer are read as fast as they are copied
+MIN_SHARED = 32  # fewer are worth it only where they are half of a prompt
+N_HEAD = 64
+NO_TOKEN = (1 << 32) - 1
 
 Ids = NDArray[np.uint32]
 Cache = list[Any]
@@ -45,6 +48,7 @@ class Entry:
 
     Attributes:
         ids: the tokens, shape (n,).
+        head: the first of them, shape (`N_HEAD`,).
         cache: one part per layer; never changed again.
         n_bytes: its size.
         can_be_cut: it can be shortened to any of its prefixes; a window that has slid or a state that
@@ -54,6 +58,7 @@ class Entry:
 
     def __init__(self, ids: Ids, cache: Cache, path: Path | None = None) -> None:
         self.ids = ids
+        self.head = _head(ids)
         self.cache = cache
         self.n_bytes = sum(part.nbytes for part in cache)
         self.can_be_cut: bool = can_trim_prompt_cache(cache)
@@ -62,10 +67,6 @@ class Entry:
     def usable(self, n: int) -> int:
         """Return how many of the *n* tokens that a sequence shares with it it can stand in for."""
         return n if self.can_be_cut or n == len(self.ids) else 0
-
-    def reach(self, ids: Ids) -> int:
-        """Return how many of the first of *ids* it can stand in for."""
-        return self.usable(n_shared(self.ids, ids))
 
 
 class Shelf(Protocol):
@@ -96,6 +97,9 @@ class PrefixCache:
         self._max_bytes = max_bytes
         self._shelf: Shelf | None = None
         self._entries: list[Entry] = []  # the one used last at the end
+        self._heads: Ids | None = (
+            None  # of all entries, shape (n, N_HEAD); None: to be put together
+        )
         self._n_bytes = 0
         self.n_kept = 0
 
@@ -119,18 +123,18 @@ class PrefixCache:
 
     def reach(self, ids: Ids) -> int:
         """Return how many of the first of *ids* have been read."""
-        return max((each.reach(ids) for each in self._entries), default=0)
+        return max(self._usable(self._shared(ids)), default=0)
 
     def find(self, ids: Ids) -> Held:
         """Return the longest beginning of *ids* that has been read; one token is always left to be read."""
-        shared = [n_shared(each.ids, ids[:-1]) for each in self._entries]
-        usable = [each.usable(n) for each, n in zip(self._entries, shared, strict=True)]
+        shared = self._shared(ids[:-1])
+        usable = self._usable(shared)
         n_seen, n_tokens = max(shared, default=0), max(usable, default=0)
-        if n_tokens < MIN_TOKENS:
+        if n_tokens < min(max(MIN_TOKENS, len(ids) // 2), MIN_SHARED):
             return Held(0, None, n_seen)
-        best = self._entries[usable.index(n_tokens)]
-        self._entries.remove(best)
+        best = self._entries.pop(usable.index(n_tokens))
         self._entries.append(best)
+        self._heads = None
         cache = copy.deepcopy(best.cache)  # the arrays are shared until one is written to
         if n_tokens < len(best.ids):
             trim_prompt_cache(cache, len(best.ids) - n_tokens)
@@ -139,10 +143,14 @@ class PrefixCache:
     def keep(self, ids: Ids, cache: Cache) -> None:
         """Keep what reading *ids* left in *cache*, which is this one's from now on."""
         entry = Entry(ids, cache)
-        if len(ids) < MIN_TOKENS or not self._is_news(entry):
+        shared = self._shared(ids)
+        is_known = max(self._usable(shared), default=0) == len(ids)
+        if len(ids) < MIN_TOKENS or is_known or entry.n_bytes > self._max_bytes:
             return
         mx.eval([part.state for part in cache])
-        for other in [each for each in self._entries if entry.reach(each.ids) == len(each.ids)]:
+        for other, n in zip(self._entries.copy(), shared, strict=True):
+            if not entry.usable(n) == n == len(other.ids):
+                continue
             self._forget(other)
             if self._shelf:
                 self._shelf.delete(other)
@@ -164,22 +172,45 @@ class PrefixCache:
     def clear(self) -> None:
         """Forget everything."""
         self._entries.clear()
+        self._heads = None
         self._n_bytes = 0
 
     def _put(self, entry: Entry) -> None:
         """Take in an entry as the one used last; others go where there is no room for it."""
         self.n_kept += 1
         self._entries.append(entry)
+        self._heads = None
         self._n_bytes += entry.n_bytes
         while self._n_bytes > self._max_bytes or len(self._entries) > MAX_ENTRIES:
             self._forget(self._entries[0])
 
-    def _is_news(self, entry: Entry) -> bool:
-        return entry.n_bytes <= self._max_bytes and self.reach(entry.ids) < len(entry.ids)
+    def _shared(self, ids: Ids) -> list[int]:
+        """Return for each entry how many tokens it and *ids* have in common before they part."""
+        if not self._entries:
+            return []
+        if self._heads is None:
+            self._heads = np.stack([each.head for each in self._entries])
+        parts = self._heads != _head(ids)
+        n_alike = np.where(parts.any(axis=1), parts.argmax(axis=1), N_HEAD).tolist()
+        return [
+            n_shared(each.ids, ids) if n == N_HEAD else n
+            for each, n in zip(self._entries, n_alike, strict=True)
+        ]
+
+    def _usable(self, shared: Sequence[int]) -> list[int]:
+        """Return for each entry how many of the tokens that it shares it can stand in for."""
+        return [each.usable(n) for each, n in zip(self._entries, shared, strict=True)]
 
     def _forget(self, entry: Entry) -> None:
         self._entries.remove(entry)
+        self._heads = None
         self._n_bytes -= entry.n_bytes
+
+
+def _head(ids: Ids) -> Ids:
+    head = np.full(N_HEAD, NO_TOKEN, dtype=np.uint32)
+    head[: len(ids)] = ids[:N_HEAD]
+    return head
 
 
 def n_shared(one: Ids, other: Ids) -> int:

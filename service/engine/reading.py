@@ -14,9 +14,7 @@ from typing import Any
 
 from mlx_lm.models.cache import CacheList
 
-from service.engine.prefix_cache import MIN_TOKENS, Cache, Held, Ids, n_shared
-
-MIN_SHARED = 32  # fewer are not worth a stop, nor waiting for
+from service.engine.prefix_cache import MIN_SHARED, MIN_TOKENS, Cache, Held, Ids, n_shared
 
 
 @dataclass
@@ -56,6 +54,12 @@ class Readings:
         self.prompts: dict[int, Prompt] = {}
         self._window = window
         self._is_keeping = is_keeping
+
+    @property
+    def unread(self) -> list[int]:
+        """How many tokens are left to read of each prompt that has any; its last one is read in decoding."""
+        left = (len(each.ids) - 1 - each.n_read for each in self.prompts.values())
+        return [n for n in left if n]
 
     def marks(
         self, ids: Ids, held: Held, waiting: Iterable[Ids], n_before: int = 0

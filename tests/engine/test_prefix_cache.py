@@ -11,7 +11,7 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache
 
 from service.engine.batcher import Batcher
 from service.engine.load import LoadedModel
-from service.engine.prefix_cache import MIN_TOKENS, Cache, PrefixCache, n_shared
+from service.engine.prefix_cache import MIN_TOKENS, N_HEAD, Cache, PrefixCache, n_shared
 from service.engine.prompt import Prepared
 from service.engine.vocabulary import Vocabulary
 from service.protocol import Delta, Job, Sampling, Tokens
@@ -128,6 +128,28 @@ def test_longer_entry_replaces_its_beginnings() -> None:
 
     assert [len(each.ids) for each in prefixes.entries] == [100]
     assert [len(each.ids) for each in slid.entries] == [80, 100]
+
+
+def test_little_is_taken_only_where_it_is_most_of_a_prompt() -> None:
+    """Rows that begin at unlike places end at unlike steps, which costs more than a few tokens."""
+    prefixes = PrefixCache(PLENTY)
+    base = some(20, 1)
+    prefixes.keep(ids(*base), cache_of(20))
+
+    assert prefixes.find(ids(*base, *some(15, 2))).n_tokens == 20
+    assert prefixes.find(ids(*base, *some(25, 2))) == (0, None, 20)
+    assert prefixes.find(ids(*base[:8], *some(7, 2))).n_tokens == 8
+
+
+def test_what_is_shared_is_counted_to_the_token() -> None:
+    """Short of the heads that are compared at once, at their end, and far beyond."""
+    base = some(300, 1)
+    for n_kept in (N_HEAD - 1, N_HEAD, N_HEAD + 1, 300):
+        prefixes = PrefixCache(PLENTY)
+        prefixes.keep(ids(*base[:n_kept]), cache_of(n_kept))
+        for n in (0, 1, N_HEAD - 1, N_HEAD, N_HEAD + 1, 299, 300):
+            assert prefixes.reach(ids(*base[:n])) == min(n, n_kept)
+            assert prefixes.reach(ids(*base[:n], 1)) == min(n, n_kept)
 
 
 def test_short_ones_are_not_kept() -> None:

@@ -31,11 +31,25 @@ def test_pace_keeps_a_step_about_as_short_as_a_decode_step() -> None:
         pace.learn(0.010, 0, 4)
         pace.learn(0.030, 100, 4)
 
-    assert pace.n_tokens(1, 1, 4) == 64  # 15 ms and a quarter at 0.2 ms a token, as a power of two
-    assert pace.n_tokens(2, 2, 4) == 32
-    assert pace.n_tokens(4, 4, 4) == 32
-    assert pace.n_tokens(1, 12, 4) == 256
-    assert pace.n_tokens(1, 1, 0) == 1 << int(math.log2(ALONE_S / 0.0002))
+    long = [9000]
+    assert pace.n_tokens(long, 1, 4) == 64  # 15 ms and a quarter at 0.2 ms a token, a power of two
+    assert pace.n_tokens(long * 2, 2, 4) == 32
+    assert pace.n_tokens(long * 4, 4, 4) == 32
+    assert pace.n_tokens(long, 12, 4) == 256
+    assert pace.n_tokens(long, 1, 0) == 1 << int(math.log2(ALONE_S / 0.0002))
+
+
+def test_short_prompts_are_read_in_even_parts() -> None:
+    """Those that come together are read to their ends in the same step, with few tokens at a time."""
+    pace = Pace()
+    for _ in range(40):
+        pace.learn(0.010, 0, 4)
+        pace.learn(0.030, 100, 4)
+
+    assert pace.n_tokens([100] * 8, 8, 4) == 25  # in four steps, not three of 28 and one of 16
+    assert pace.n_tokens([21, 24] * 8, 16, 4) == 12
+    assert pace.n_tokens([21, 24] * 4, 8, 4) == 24
+    assert pace.n_tokens([5] * 8, 8, 4) == 5
 
 
 def test_pace_knows_how_steps_grow_with_their_rows() -> None:
@@ -46,7 +60,7 @@ def test_pace_knows_how_steps_grow_with_their_rows() -> None:
     for _ in range(40):
         pace.learn(0.004 + 0.016 + 0.020, 100, 16)
 
-    assert pace.n_tokens(16, 16, 16) == int(2 * 1.5 * 0.020 / 0.0002 / 16)
+    assert pace.n_tokens([9000] * 16, 16, 16) == int(2 * 1.5 * 0.020 / 0.0002 / 16)
 
 
 def test_pace_stays_within_bounds() -> None:
@@ -56,9 +70,9 @@ def test_pace_stays_within_bounds() -> None:
         slow.learn(10.0, 10, 0)
         fast.learn(1e-6, 1000, 0)
 
-    assert slow.n_tokens(8, 8, 0) == MIN_STEP_TOKENS
-    assert fast.n_tokens(1, 1, 0) == MAX_STEP_TOKENS
-    assert Pace().n_tokens(0, 0, 1) == MIN_STEP_TOKENS
+    assert slow.n_tokens([9000] * 8, 8, 0) == MIN_STEP_TOKENS
+    assert fast.n_tokens([9000], 1, 0) == MAX_STEP_TOKENS
+    assert Pace().n_tokens([], 0, 1) == MIN_STEP_TOKENS
 
 
 def test_line_is_steady() -> None:
