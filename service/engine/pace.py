@@ -70,7 +70,7 @@ class Pace:
         """
         allowed_s = ALONE_S
         if n_decoding:
-            crowd = 1 + n_waiting / n_decoding
+            crowd = 1 + (n_waiting - 1) / n_decoding
             allowed_s = min(SHARE * self._decode.at(n_decoding) * crowd, ALONE_S)
         wanted = int(allowed_s / self._token_s / max(len(unread), 1))
         n = min(max(wanted, MIN_STEP_TOKENS), MAX_STEP_TOKENS)
