@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.generate import BatchGenerator, GenerationBatch
+from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
 
 from service.engine.draft_model import Drafter
 from service.engine.drafts import Lookup, stood
-from service.engine.kv import extracted, merged, rewind, straighten
+from service.engine.kv import extracted, merged, rewind, squeeze, straighten
 from service.engine.pace import Economy
 from service.engine.sampling import Sampler, rows_of
 
@@ -56,9 +56,19 @@ class Generator(BatchGenerator):  # type: ignore[misc]  # mlx-lm has no types
     ) -> None:
         super().__init__(model, sampler=sampler, **options)
         self._uid_count = first_uid
+        self._prompt_batch = ReadingBatch.empty(model, sampler, self.prefill_step_size)
         self._generation_batch = DecodingBatch.of(
             model, sampler, max_tokens_ahead, economy, drafter
         )
+
+
+class ReadingBatch(PromptProcessingBatch):  # type: ignore[misc]  # mlx-lm has no types
+    """mlx-lm's batch of rows whose prompts are read, without padding that nobody needs."""
+
+    def filter(self, keep: list[int]) -> None:
+        """Leave out the rows whose places are not in *keep*."""
+        super().filter(keep)
+        squeeze(self.prompt_cache, map(len, self.tokens))
 
 
 class DecodingBatch(GenerationBatch):  # type: ignore[misc]  # mlx-lm has no types
@@ -131,6 +141,7 @@ class DecodingBatch(GenerationBatch):  # type: ignore[misc]  # mlx-lm has no typ
             self.prompt_cache = merged(self.prompt_cache)
             self._is_alone = False
         super().extend(batch)
+        squeeze(self.prompt_cache, map(len, self.tokens))
         self._current_tokens, self._next_logprobs = None, [None] * len(self.uids)  # for nobody
 
     def extract_cache(self, idx: int) -> list[Any]:
@@ -141,6 +152,7 @@ class DecodingBatch(GenerationBatch):  # type: ignore[misc]  # mlx-lm has no typ
         """Leave out the rows whose places are not in *keep*, also where they are drafted."""
         if not self._is_alone or not keep:
             super().filter(keep)
+            squeeze(self.prompt_cache, map(len, self.tokens))
         self._is_alone = self._is_alone and bool(keep)
         if self._drafter is not None:
             self._drafter.keep(self.uids)

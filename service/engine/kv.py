@@ -268,6 +268,39 @@ def cut_off(window: RotatingKVCache, n: int) -> None:
     window.keys, window.values = (x[..., : window._idx, :] for x in (window.keys, window.values))
 
 
+def squeeze(cache: Sequence[Any], n_tokens: Iterable[int]) -> None:
+    """
+    Take out of a batch's *cache* the places in front that all of its rows have for padding alone.
+
+    mlx-lm's windows keep them: each group of rows that joins others would add its length, until a window
+    is full of nothing and all rows pay for all of it.
+
+    Args:
+        cache: one part per layer; those of a row alone stay as they are.
+        n_tokens: how many tokens each row has in it.
+    """
+    longest = max(n_tokens, default=0)
+    for part in cache:
+        if isinstance(part, CacheList):
+            squeeze(part.caches, [longest])
+        elif isinstance(part, BatchKVCache | BatchRotatingKVCache) and not part.empty():
+            _squeeze(part, longest)
+
+
+def _squeeze(part: Any, longest: int) -> None:
+    is_window = isinstance(part, BatchRotatingKVCache)
+    n = (part.keys.shape[2] if is_window and part.rotated else part._idx) - longest
+    if n <= 0:
+        return
+    if is_window:
+        part._temporal_order()
+    part.keys, part.values = (x[..., n:, :] for x in (part.keys, part.values))
+    part.left_padding = part.left_padding - n
+    part._idx -= n
+    if is_window:
+        part._offset = part._idx
+
+
 def merged(cache: Sequence[Any]) -> list[Any]:
     """Return a row's *cache* as a batch of one."""
     return [part.merge([part]) for part in cache]

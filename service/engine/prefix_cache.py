@@ -147,7 +147,7 @@ class PrefixCache:
         is_known = max(self._usable(shared), default=0) == len(ids)
         if len(ids) < MIN_TOKENS or is_known or entry.n_bytes > self._max_bytes:
             return
-        mx.eval([part.state for part in cache])
+        mx.async_eval([part.state for part in cache])  # type: ignore[no-untyped-call]  # mlx's stubs
         for other, n in zip(self._entries.copy(), shared, strict=True):
             if not entry.usable(n) == n == len(other.ids):
                 continue

@@ -348,6 +348,42 @@ def test_long_row_goes_beside_short_ones(loaded: LoadedModel, vocabulary: Vocabu
     assert batcher.kv_bytes == 0
 
 
+@pytest.mark.parametrize("n_long", [0, 700])
+def test_padding_that_all_rows_have_is_taken_out(
+    n_long: int, batcher: Batcher, prompter: Prompter
+) -> None:
+    """
+    Rows come and go, and each layer has as many places as the longest of them has tokens.
+
+    Also after a row has left that was longer than the model's windows, which go round by then.
+    """
+    questions = ["Hello", "What does /health mean?", "Which port?", "Who are you?", "Why MLX?"]
+    if n_long:
+        long = Job(Tokens(tuple(i % 1000 + 20 for i in range(n_long))), max_tokens=5)
+        batcher.add(100, prompter.prepare(long), long)
+    coming = [job(questions[i % 5], max_tokens=20 + i % 7, ignore_eos=True) for i in range(40)]
+    seen: dict[int, list[Delta]] = {}
+    begun = 0
+    while batcher.tickets or begun < len(coming):
+        while begun < len(coming) and len(batcher.tickets) < 4:
+            batcher.add(begun, prompter.prepare(coming[begun]), coming[begun])
+            begun += 1
+        for delta in batcher.step():
+            seen.setdefault(delta.ticket, []).append(delta)
+        for lane in batcher._lanes._lanes:
+            batch = lane._generation_batch
+            if len(batch.tokens) > 1 and (100 not in batcher.tickets):
+                longest = max(map(len, batch.tokens))
+                assert [part._idx for part in batch.prompt_cache] == [longest] * 4
+            assert all(part._idx <= max(n_long, 60) for part in lane._prompt_batch.prompt_cache)
+
+    alone = []
+    for each in coming[:10]:
+        batcher.add(1, prompter.prepare(each), each)
+        alone.append(text(run(batcher)[1]))
+    assert [text(seen[ticket]) for ticket in range(10)] == alone
+
+
 @pytest.mark.parametrize("kind", ["full", "window", "state"])
 def test_prefix_cache_passes_its_trial(
     kind: str, loaded: LoadedModel, vocabulary: Vocabulary
