@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from tests.benchmarks import plot, prompts, results, workloads
-from tests.benchmarks.__main__ import WARM_UP
+from tests.benchmarks.__main__ import WARM_UP, write
 from tests.benchmarks.load import Answer, Ask, Client, Target, judge, send_all, text_of
-from tests.benchmarks.results import Result, figures, percentile
+from tests.benchmarks.results import Result, Spread, figures, percentile
 from tests.benchmarks.systems import Run
-from tests.benchmarks.workloads import Goal, Workload
+from tests.benchmarks.workloads import Goal, Plan, Workload
 from tests.live import free_port
 
 PLAN = workloads.read()
@@ -84,8 +86,49 @@ def test_goals_table() -> None:
     met = results.goals_table([Result(PAIR, "embedded", SEEN)])
     unseen = results.goals_table([Result(PAIR, "embedded", [{"ours": {}, "bare": {}}])])
 
-    assert "| >= 0.97 | 0.90 | 0.99 | 1.05 | yes |" in met
-    assert "| - | - | - | not measured |" in unseen
+    assert "| >= 0.97 | 0.99 | 0.90 and 1.05 | yes |" in met
+    assert "| - | - | not measured |" in unseen
+
+
+@pytest.mark.parametrize(
+    ("n", "low", "high"), [(1, 1, 1), (5, 1, 5), (6, 1, 6), (9, 2, 8), (20, 6, 15)]
+)
+def test_where_the_median_is(n: int, low: int, high: int) -> None:
+    """The ranks are those of the tables for the sign test; of few rounds, all are between them."""
+    spread = Spread.of([float(value) for value in range(1, n + 1)])
+
+    assert (low, high) == (spread.low, spread.high)
+
+
+def test_order_of_two_runs() -> None:
+    """Only systems that can be told apart in both runs can come in another order."""
+    faster = [
+        {"ours": {"tokens_per_s": 110.0 + i}, "bare": {"tokens_per_s": 100.0}} for i in (1, 2)
+    ]
+    slower = [{"ours": {"tokens_per_s": 90.0 + i}, "bare": {"tokens_per_s": 100.0}} for i in (1, 2)]
+    one, other, unsure = (Result(PAIR, "embedded", seen) for seen in (faster, slower, SEEN))
+
+    assert "before: 1; told apart in one of both runs only: 0; in the other order: 0" in (
+        results.order_table([one], [one])
+    )
+    assert "before: 0; told apart in one of both runs only: 1; in the other order: 0" in (
+        results.order_table([one], [unsure])
+    )
+    assert "| w | embedded | ours / bare | 1.12 | 0.92 |" in (results.order_table([one], [other]))
+
+
+def test_second_run_is_compared_with_the_first(tmp_path: Path) -> None:
+    """What stands in the folder is read before it is written anew."""
+    found = [Result(PAIR, "embedded", SEEN)]
+    told = json.dumps(results.document(found, "2026-01-01T00:00:00+00:00"))
+    plan = Plan({}, [PAIR])
+    write(tmp_path, found, told, plan)
+    first = (tmp_path / "README.md").read_text("utf-8")
+    write(tmp_path, found, told, plan)
+    second = (tmp_path / "README.md").read_text("utf-8")
+
+    assert "## Again" not in first
+    assert "Compared with the run of 2026-01-01" in second
 
 
 def test_document_has_no_name_of_the_machine() -> None:

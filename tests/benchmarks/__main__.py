@@ -136,7 +136,7 @@ def main(words: Sequence[str] | None = None) -> None:
     asked = _arguments(plan, words)
     began_at = datetime.now(UTC).isoformat(timespec="seconds")
     work = [
-        (workload, model, min(asked.rounds, workload.rounds or asked.rounds))
+        (workload, model, min(asked.rounds or workload.rounds, workload.rounds))
         for workload in plan.workload
         for model in workload.models
         if (not asked.workload or workload.name in asked.workload) and asked.model in (None, model)
@@ -155,27 +155,35 @@ def main(words: Sequence[str] | None = None) -> None:
     if asked.out is None:
         print(told, end="")
     else:
-        write(asked.out, found, told)
+        write(asked.out, found, told, plan)
 
 
-def write(folder: Path, found: Sequence[Result], told: str) -> None:
-    """Write the JSON, the drawing, and a page with both tables into *folder*."""
+def write(folder: Path, found: Sequence[Result], told: str, plan: Plan) -> None:
+    """Write the JSON, the drawing, and a page with the tables into *folder*; compare with what is there."""
     machine = results.machine()
+    before, file = None, folder / "results.json"
+    if file.exists():
+        before = json.loads(file.read_text("utf-8"))
     where = "{processor}, {cores} cores, {memory_gb} GB, {system}".format(**machine)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(told, "utf-8")
+    file.write_text(told, "utf-8")
     (folder / "ratios.svg").write_text(plot.draw(found, where), "utf-8")
     page = [
         "# What was measured",
         f"By `python -m tests.benchmarks` on {where}.",
         "![How many times better](ratios.svg)",
         "## Goals",
-        "Ratios of two systems in the same round, or figures of the first; over all rounds.",
+        "Ratios of two systems in the same round, or figures of the first: the median, and between which\n"
+        "values it is with 95 % certainty (of fewer than six rounds, all are between them).",
         results.goals_table(found),
         "## Figures",
         "Medians of the rounds. What each workload and system is, is said in `../workloads.toml`.",
         results.figures_table(found),
     ]
+    if before is not None:
+        earlier = results.read(before, plan.workload)
+        page += ["## Again", f"Compared with the run of {before['began_at']}."]
+        page.append(results.order_table(earlier, found))
     (folder / "README.md").write_text("\n\n".join(page) + "\n", "utf-8")
 
 
@@ -186,7 +194,7 @@ def _arguments(plan: Plan, words: Sequence[str] | None) -> argparse.Namespace:
         description="Measure this server, mlx_lm.server and the bare BatchGenerator in turns.",
         epilog=f"Workloads: {'; '.join(names)}.",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="at most so many (default 5)")
+    parser.add_argument("--rounds", type=int, help="at most so many of each workload")
     parser.add_argument("--workload", nargs="+", choices=names, metavar="NAME", help="only these")
     parser.add_argument("--model", choices=MODELS, help="only this one")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write results there")

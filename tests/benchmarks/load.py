@@ -156,28 +156,51 @@ async def exchange(port: int, payload: bytes, answer: Answer, raw: bytearray) ->
     Raises:
         OSError: the connection was refused or cut.
     """
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    loop = asyncio.get_running_loop()
+    stream = Stream(answer, raw, loop.create_future())
+    transport, _ = await loop.create_connection(lambda: stream, "127.0.0.1", port)
     try:
-        writer.write(
+        transport.write(
             b"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n"
             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(payload) + payload
         )
-        last_s: float | None = None
-        while data := await reader.read(1 << 16):
-            raw += data
-            n_chunks = len(_SPOKEN.findall(data))
-            if not n_chunks:
-                continue
-            now_s = time.perf_counter()
-            if last_s is None:
-                answer.first_s = last_s = now_s
-                n_chunks -= 1
-            if n_chunks:
-                answer.gaps_s += [now_s - last_s, *[0.0] * (n_chunks - 1)]
-            last_s = now_s
+        await stream.over
     finally:
-        writer.close()
+        transport.close()
     judge(bytes(raw), answer)
+
+
+class Stream(asyncio.Protocol):
+    """What comes over one connection, timed as it comes; no task is woken before it is *over*."""
+
+    def __init__(self, answer: Answer, raw: bytearray, over: asyncio.Future[None]) -> None:
+        self._answer = answer
+        self._raw = raw
+        self._last_s: float | None = None
+        self.over = over
+
+    def data_received(self, data: bytes) -> None:
+        """Keep *data*, and when it came if there is text in it."""
+        self._raw += data
+        n_chunks = len(_SPOKEN.findall(data))
+        if not n_chunks:
+            return
+        now_s = time.perf_counter()
+        if self._last_s is None:
+            self._answer.first_s = self._last_s = now_s
+            n_chunks -= 1
+        if n_chunks:
+            self._answer.gaps_s += [now_s - self._last_s, *[0.0] * (n_chunks - 1)]
+        self._last_s = now_s
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that all has come, or why not."""
+        if self.over.done():
+            return
+        if exc is None:
+            self.over.set_result(None)
+        else:
+            self.over.set_exception(exc)
 
 
 def judge(raw: bytes, answer: Answer) -> None:

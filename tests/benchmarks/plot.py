@@ -2,7 +2,7 @@
 The ratios as one drawing, SVG by hand: it needs no library, and any browser shows it.
 
 Each row is one comparison of our server with another system; a bar goes from 1 to the median of the rounds,
-a line from the least of them to the greatest. The scale is logarithmic, so that twice and half are as far
+a line over where it is with 95 % certainty. The scale is logarithmic, so that twice and half are as far
 from the middle; to the right of it ours is better, whatever the figure.
 """
 

@@ -10,6 +10,7 @@ import statistics
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.benchmarks.workloads import Goal, Workload
 
 PACKAGES = ("mlx", "mlx-lm", "falcon", "uvicorn", "mlx-tier3a")
 UNDER_LIMIT_S = 0.005
+DOUBT = 0.05
 _WORDS = {
     "tokens_per_s": "tokens/s",
     "ttft_p50_ms": "time to first token, p50",
@@ -38,11 +40,24 @@ Round = dict[str, Figures]
 
 @dataclass(frozen=True)
 class Spread:
-    """Minimum, median and maximum of a figure over the rounds."""
+    """The median of a figure over the rounds, and between which values it is with 95 % certainty."""
 
     low: float
     middle: float
     high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Return it for the *values* of the rounds; of fewer than six, it lies between all of them."""
+        ordered, n = sorted(values), len(values)
+        ranks = (k for k in range(2, n // 2 + 1) if _is_beyond(k, n) <= DOUBT)
+        k = max(ranks, default=1)
+        return cls(ordered[k - 1], statistics.median(ordered), ordered[n - k])
+
+    @property
+    def side(self) -> int:
+        """On which side of 1 the median is, 1 above and -1 below; 0: that can't be told."""
+        return (self.low > 1) - (self.high < 1)
 
 
 @dataclass
@@ -52,6 +67,11 @@ class Result:
     workload: Workload
     model: str
     rounds: list[Round]
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The workload's name and the model's."""
+        return self.workload.name, self.model
 
     def spread(self, figure: str, of: str, against: str | None = None) -> Spread | None:
         """Return the spread of a figure, or of its ratio to another system's; none if it was never seen."""
@@ -63,11 +83,16 @@ class Result:
                 value = value / other if other else None
             if value is not None:
                 values.append(value)
-        return Spread(min(values), statistics.median(values), max(values)) if values else None
+        return Spread.of(values) if values else None
 
     def held(self, goal: Goal) -> Spread | None:
         """Return the spread of what *goal* is about."""
         return self.spread(goal.figure, self.workload.systems[0], goal.against)
+
+
+def _is_beyond(k: int, n: int) -> float:
+    """Return how likely the true median is outside of the *k* th least and the *k* th greatest of *n*."""
+    return sum(math.comb(n, i) for i in range(k)) / 2.0 ** (n - 1)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -128,17 +153,17 @@ def bound(goal: Goal) -> str:
 def goals_table(results: Sequence[Result]) -> str:
     """Return a table in Markdown: each goal, and what was seen."""
     lines = [
-        "| workload | model | figure | goal | min | median | max | met |",
-        "|---|---|---|---|---|---|---|---|",
+        "| workload | model | figure | goal | median | between | met |",
+        "|---|---|---|---|---|---|---|",
     ]
     for result in results:
         for goal in result.workload.goals:
             seen = result.held(goal)
             cells = [result.workload.name, result.model, _wording(result, goal), bound(goal)]
             if seen is None:
-                cells += ["-", "-", "-", "not measured"]
+                cells += ["-", "-", "not measured"]
             else:
-                cells += [_number(each) for each in (seen.low, seen.middle, seen.high)]
+                cells += [_number(seen.middle), f"{_number(seen.low)} and {_number(seen.high)}"]
                 cells.append("yes" if is_met(goal, seen.middle) else "**no**")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -170,6 +195,49 @@ def figures_table(results: Sequence[Result]) -> str:
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def order_table(before: Sequence[Result], results: Sequence[Result]) -> str:
+    """
+    Return in Markdown whether systems are as fast beside each other as they were *before*.
+
+    Two of them can be told apart where the median of the ratio of their tokens per second is surely not 1.
+    """
+    lines = [
+        "| workload | model | tokens/s | before | now |",
+        "|---|---|---|---|---|",
+    ]
+    n_same = n_once = 0
+    for result in results:
+        earlier = next((one for one in before if one.names == result.names), None)
+        for one, other in combinations(result.workload.systems, 2):
+            was = earlier.spread("tokens_per_s", one, other) if earlier else None
+            seen = result.spread("tokens_per_s", one, other)
+            if was is None or seen is None or was.side == seen.side == 0:
+                continue
+            if was.side == seen.side:
+                n_same += 1
+            elif 0 in (was.side, seen.side):
+                n_once += 1
+            else:
+                ratios = [_number(was.middle), _number(seen.middle)]
+                lines.append(f"| {' | '.join([*result.names, f'{one} / {other}', *ratios])} |")
+    n_turned = len(lines) - 2
+    said = (
+        f"Pairs of systems in the same order as before: {n_same}; told apart in one of both runs "
+        f"only: {n_once}; in the other order: {n_turned}."
+    )
+    return "\n\n".join([said, "\n".join(lines)] if n_turned else [said])
+
+
+def read(document: dict[str, Any], workloads: Sequence[Workload]) -> list[Result]:
+    """Return the results of a *document*, as far as there are still such *workloads*."""
+    known = {workload.name: workload for workload in workloads}
+    return [
+        Result(known[one["workload"]], one["model"], one["rounds"])
+        for one in document["results"]
+        if one["workload"] in known
+    ]
 
 
 def document(results: Sequence[Result], began_at: str) -> dict[str, Any]:
@@ -225,9 +293,8 @@ def _told(result: Result, goal: Goal) -> dict[str, Any]:
         "of": result.workload.systems[0],
         "against": goal.against,
         "goal": bound(goal),
-        "min": seen and seen.low,
         "median": seen and seen.middle,
-        "max": seen and seen.high,
+        "between": seen and [seen.low, seen.high],
         "met": None if seen is None else is_met(goal, seen.middle),
     }
 

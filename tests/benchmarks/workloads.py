@@ -86,7 +86,7 @@ class Workload:
         life: systems live for the workload or a round; `restart` starts them anew between prime and measure.
         has_natural_end: the model may end its answers; else they are cut at *tokens*.
         environment: further settings of our server.
-        rounds: how many at most.
+        rounds: how often each system is measured: more often where a goal is near to what is found.
         limit_s: what has not ended after so many seconds has failed.
     """
 
@@ -110,7 +110,7 @@ class Workload:
     life: Literal["workload", "round", "restart"] = "workload"
     has_natural_end: bool = False
     environment: dict[str, str] = field(default_factory=dict)
-    rounds: int | None = None
+    rounds: int = 5
     limit_s: float = 60
     beside: Beside | None = None
 
