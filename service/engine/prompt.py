@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 from jinja2 import TemplateError
 from mlx_lm.tokenizer_utils import TokenizerWrapper
+from numpy.typing import NDArray
 
 from service.engine.constrain import Constrainer, UnfitGrammar
 from service.engine.gate import Gate
+from service.engine.prefix_cache import n_shared
 from service.engine.vocabulary import Vocabulary
 from service.protocol import Chat, Job, Prompt, Text, Tokens, Tool, ToolCall, Turn
 
@@ -176,8 +179,10 @@ class Prompter:
         text = "#" if not (last.content or "").startswith("#") else "?"
         other = msgspec.structs.replace(last, content=text)
         turns = (*prompt.turns[:-1], other)
-        found = self._encode_chat(msgspec.structs.replace(prompt, turns=turns), None)
-        return next((i for i, (a, b) in enumerate(zip(ids, found, strict=False)) if a != b), 0)
+        rendered, hidden = self._hide_and_render(prompt)
+        differs, _ = self._hide_and_render(msgspec.structs.replace(prompt, turns=turns))
+        rest = rendered[n_shared(_characters(rendered), _characters(differs)) :]
+        return max(len(ids) - len(self._encode_rendered(rest, hidden, None)), 0)
 
     def _is_thinking(self, ids: list[int]) -> bool:
         """Whether thoughts were begun in the prompt and not ended."""
@@ -205,17 +210,24 @@ class Prompter:
             raise RefusedPrompt(
                 "This model has no chat template.", param="messages", code="chat_not_supported"
             )
-        places: dict[str, int] = {}
+        rendered, hidden = self._hide_and_render(chat)
+        self._check_length(rendered, limit, "messages")
+        return self._encode_rendered(rendered, hidden, limit)
+
+    def _hide_and_render(self, chat: Chat) -> tuple[str, list[str]]:
+        """Return what the template makes of *chat*, with marks for special tokens spelled out, and these."""
+        hidden: dict[str, int] = {}
 
         def hide(match: re.Match[str]) -> str:
-            return f"{self._mark}{places.setdefault(match.group(), len(places))}."
+            return f"{self._mark}{hidden.setdefault(match.group(), len(hidden))}."
 
         def clean(text: str) -> str:
             return self._special.sub(hide, text)
 
-        rendered = self._render(chat, clean)
-        self._check_length(rendered, limit, "messages")
-        literal = [self._encode(text, split_special_tokens=True) for text in places]
+        return self._render(chat, clean), list(hidden)
+
+    def _encode_rendered(self, rendered: str, hidden: list[str], limit: int | None) -> list[int]:
+        literal = [self._encode(text, split_special_tokens=True) for text in hidden]
         ids: list[int] = []
         for i, piece in enumerate(self._marked.split(rendered)):
             ids += self._encode(piece) if i % 2 == 0 else literal[int(piece)]
@@ -255,6 +267,10 @@ class Prompter:
                 split_special_tokens=split_special_tokens,
             )
         )
+
+
+def _characters(text: str) -> NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
 
 
 def _param(prompt: Prompt) -> str:
