@@ -22,6 +22,7 @@ from service.catalog.card import (
     model_id_of,
     read_card,
 )
+from service.engine.fold import fold_norms
 from service.protocol import Load, ModelCard, Sampling
 
 _log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ def load(order: Load) -> LoadedModel:
         raise UnfitModel(
             f"mlx-lm could not load it ({type(error).__name__}); see the log"
         ) from error
+    fold_norms(model)
     return LoadedModel(model, tokenizer, card, _sampling_defaults(folder))
 
 
