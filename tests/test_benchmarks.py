@@ -10,11 +10,11 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.benchmarks import plot, prompts, results, workloads
-from tests.benchmarks.__main__ import WARM_UP, write
+from tests.benchmarks.__main__ import WARM_UP, compare, earlier, write
 from tests.benchmarks.load import Answer, Ask, Client, Target, judge, send_all, text_of
 from tests.benchmarks.results import Result, Spread, figures, percentile
 from tests.benchmarks.systems import Run
-from tests.benchmarks.workloads import Goal, Plan, Workload
+from tests.benchmarks.workloads import Goal, Workload
 from tests.live import free_port
 
 PLAN = workloads.read()
@@ -118,17 +118,17 @@ def test_order_of_two_runs() -> None:
 
 
 def test_second_run_is_compared_with_the_first(tmp_path: Path) -> None:
-    """What stands in the folder is read before it is written anew."""
+    """What a run leaves in its folder is what the next one there reads."""
     found = [Result(PAIR, "embedded", SEEN)]
-    told = json.dumps(results.document(found, "2026-01-01T00:00:00+00:00"))
-    plan = Plan({}, [PAIR])
-    write(tmp_path, found, told, plan)
-    first = (tmp_path / "README.md").read_text("utf-8")
-    write(tmp_path, found, told, plan)
-    second = (tmp_path / "README.md").read_text("utf-8")
+    assert earlier(tmp_path) is None
+    write(tmp_path, found, json.dumps(results.document(found, "2026-01-01T00:00:00+00:00")))
+    before = earlier(tmp_path)
+    assert before is not None
+    compare(tmp_path, found, results.read(before, [PAIR]), before["began_at"])
+    page = (tmp_path / "README.md").read_text("utf-8")
 
-    assert "## Again" not in first
-    assert "Compared with the run of 2026-01-01" in second
+    assert "Compared with the run of 2026-01-01" in page
+    assert "in the other order: 0" in page
 
 
 def test_document_has_no_name_of_the_machine() -> None:

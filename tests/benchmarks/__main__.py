@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from service.catalog.card import EMBEDDED_FOLDER
 from tests.benchmarks import deep_model, plot, random_model, results, workloads
@@ -135,6 +136,7 @@ def main(words: Sequence[str] | None = None) -> None:
     plan = workloads.read()
     asked = _arguments(plan, words)
     began_at = datetime.now(UTC).isoformat(timespec="seconds")
+    before = asked.out and earlier(asked.out)
     work = [
         (workload, model, min(asked.rounds or workload.rounds, workload.rounds))
         for workload in plan.workload
@@ -155,18 +157,23 @@ def main(words: Sequence[str] | None = None) -> None:
     if asked.out is None:
         print(told, end="")
     else:
-        write(asked.out, found, told, plan)
+        write(asked.out, found, told)
+        if before:
+            compare(asked.out, found, results.read(before, plan.workload), before["began_at"])
 
 
-def write(folder: Path, found: Sequence[Result], told: str, plan: Plan) -> None:
-    """Write the JSON, the drawing, and a page with the tables into *folder*; compare with what is there."""
+def earlier(folder: Path) -> dict[str, Any] | None:
+    """Return what a run before has left in *folder*; None: there was none."""
+    file = folder / "results.json"
+    return json.loads(file.read_text("utf-8")) if file.exists() else None
+
+
+def write(folder: Path, found: Sequence[Result], told: str) -> None:
+    """Write the JSON, the drawing, and a page with both tables into *folder*."""
     machine = results.machine()
-    before, file = None, folder / "results.json"
-    if file.exists():
-        before = json.loads(file.read_text("utf-8"))
     where = "{processor}, {cores} cores, {memory_gb} GB, {system}".format(**machine)
     folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(told, "utf-8")
+    (folder / "results.json").write_text(told, "utf-8")
     (folder / "ratios.svg").write_text(plot.draw(found, where), "utf-8")
     page = [
         "# What was measured",
@@ -180,11 +187,15 @@ def write(folder: Path, found: Sequence[Result], told: str, plan: Plan) -> None:
         "Medians of the rounds. What each workload and system is, is said in `../workloads.toml`.",
         results.figures_table(found),
     ]
-    if before is not None:
-        earlier = results.read(before, plan.workload)
-        page += ["## Again", f"Compared with the run of {before['began_at']}."]
-        page.append(results.order_table(earlier, found))
     (folder / "README.md").write_text("\n\n".join(page) + "\n", "utf-8")
+
+
+def compare(folder: Path, found: Sequence[Result], before: Sequence[Result], when: str) -> None:
+    """Add to the page in *folder* whether the order is that of the run *before*, and say so."""
+    told = f"Compared with the run of {when}.\n\n{results.order_table(before, found)}"
+    print(told, file=sys.stderr)
+    with (folder / "README.md").open("a", encoding="utf-8") as page:
+        page.write(f"\n## Again\n\n{told}\n")
 
 
 def _arguments(plan: Plan, words: Sequence[str] | None) -> argparse.Namespace:

@@ -50,7 +50,7 @@ class Spread:
     def of(cls, values: Sequence[float]) -> Spread:
         """Return it for the *values* of the rounds; of fewer than six, it lies between all of them."""
         ordered, n = sorted(values), len(values)
-        ranks = (k for k in range(2, n // 2 + 1) if _is_beyond(k, n) <= DOUBT)
+        ranks = (k for k in range(2, n // 2 + 1) if _doubt(k, n) <= DOUBT)
         k = max(ranks, default=1)
         return cls(ordered[k - 1], statistics.median(ordered), ordered[n - k])
 
@@ -90,7 +90,7 @@ class Result:
         return self.spread(goal.figure, self.workload.systems[0], goal.against)
 
 
-def _is_beyond(k: int, n: int) -> float:
+def _doubt(k: int, n: int) -> float:
     """Return how likely the true median is outside of the *k* th least and the *k* th greatest of *n*."""
     return sum(math.comb(n, i) for i in range(k)) / 2.0 ** (n - 1)
 
