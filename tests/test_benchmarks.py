@@ -100,6 +100,16 @@ def test_where_the_median_is(n: int, low: int, high: int) -> None:
     assert (low, high) == (spread.low, spread.high)
 
 
+def test_one_round_tells_no_order() -> None:
+    """On which side of 1 a median is takes more than one value."""
+    assert (0, 1, -1, 0) == (
+        Spread.of([1.2]).side,
+        Spread.of([1.2, 1.1]).side,
+        Spread.of([0.8, 0.9]).side,
+        Spread.of([0.9, 1.1]).side,
+    )
+
+
 def test_order_of_two_runs() -> None:
     """Only systems that can be told apart in both runs can come in another order."""
     faster = [

@@ -56,8 +56,8 @@ class Spread:
 
     @property
     def side(self) -> int:
-        """On which side of 1 the median is, 1 above and -1 below; 0: that can't be told."""
-        return (self.low > 1) - (self.high < 1)
+        """On which side of 1 the median is, 1 above and -1 below; 0: that can't be told, as by one value."""
+        return (self.low > 1) - (self.high < 1) if self.low < self.high else 0
 
 
 @dataclass
@@ -201,7 +201,8 @@ def order_table(before: Sequence[Result], results: Sequence[Result]) -> str:
     """
     Return in Markdown whether systems are as fast beside each other as they were *before*.
 
-    Two of them can be told apart where the median of the ratio of their tokens per second is surely not 1.
+    Two of them can be told apart where the median of the ratio of their tokens per second is not 1, as far as
+    its spread says.
     """
     lines = [
         "| workload | model | tokens/s | before | now |",
