@@ -13,17 +13,17 @@ def fold_norms(model: nn.Module) -> int:
     """
     Let the norms of *model* that add one to their weights, as Gemma's do, have that one in them.
 
-    A step of few rows is bound by how many operations it has, and these are a tenth of a Gemma's. What the
-    model says stays the same to the bit.
+    A step of few rows is bound by how many operations it has, and these are six in each layer of a Gemma 3.
+    What the model says stays the same to the bit.
 
     Returns:
         How many norms that were.
     """
     modules: list[tuple[str, Any]] = model.named_modules()  # type: ignore[no-untyped-call]  # mlx's stubs
-    norms = [(name, norm) for name, norm in modules if _may_add(norm)]
-    folded = [(name, _folded(norm)) for name, norm in norms if _is_same(norm, _folded(norm))]
-    model.update_modules(tree_unflatten(folded))
-    return len(folded)
+    norms = [(name, norm, _folded(norm)) for name, norm in modules if _may_add(norm)]
+    same = [(name, folded) for name, norm, folded in norms if _is_same(norm, folded)]
+    model.update_modules(tree_unflatten(same))
+    return len(same)
 
 
 def _may_add(module: Any) -> bool:

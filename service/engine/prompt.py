@@ -182,7 +182,8 @@ class Prompter:
         rendered, hidden = self._hide_and_render(prompt)
         differs, _ = self._hide_and_render(msgspec.structs.replace(prompt, turns=turns))
         rest = rendered[n_shared(_characters(rendered), _characters(differs)) :]
-        return max(len(ids) - len(self._encode_rendered(rest, hidden, None)), 0)
+        n_after = len(self._encode_rendered(rest, hidden, None)) if rest else len(ids)
+        return max(len(ids) - n_after, 0)
 
     def _is_thinking(self, ids: list[int]) -> bool:
         """Whether thoughts were begun in the prompt and not ended."""
