@@ -18,13 +18,13 @@ from mlx_lm.utils import get_total_parameters, load
 from transformers import AutoTokenizer
 
 from service.catalog.card import EMBEDDED_FOLDER as FOLDER
-from service.engine.train.__main__ import make
-from service.engine.train.conversations import Conversation, Teacher
-from service.engine.train.corpus import Corpus, read_corpus
-from service.engine.train.exam import examine, trained_questions
-from service.engine.train.kernels import numpy_kernels
-from service.engine.train.lessons import Lessons
-from service.engine.train.optimize import new_model
+from service.training.__main__ import make
+from service.training.conversations import Conversation, Teacher
+from service.training.corpus import Corpus, read_corpus
+from service.training.exam import examine, trained_questions
+from service.training.kernels import numpy_kernels
+from service.training.lessons import Lessons
+from service.training.optimize import new_model
 
 MAX_SIZE_BYTES = 4_000_000
 N_SAMPLED = 80

@@ -23,13 +23,13 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from service.catalog.card import UnfitModel
-from service.engine.batcher import Batcher
+from service.engine.cache.memory_plan import Memory, plan
 from service.engine.channel import Channel
-from service.engine.draft_model import load_draft
-from service.engine.load import LoadedModel, load
-from service.engine.memory import Memory, plan
-from service.engine.prompt import Prepared, Prompter, RefusedPrompt
-from service.engine.vocabulary import Vocabulary
+from service.engine.decoding.draft_model import load_draft
+from service.engine.model.load import LoadedModel, load
+from service.engine.model.vocabulary import Vocabulary
+from service.engine.scheduler.scheduler import Batcher
+from service.engine.text.prompt import Prepared, Prompter, RefusedPrompt
 from service.engine.warmup import warm_up
 from service.protocol import (
     Accepted,

@@ -8,8 +8,8 @@ this model an answer is the same whether its prompt has been read before or not.
 
 from __future__ import annotations
 
-from service.engine.batcher import Batcher
-from service.engine.prompt import Prepared
+from service.engine.scheduler.scheduler import Batcher
+from service.engine.text.prompt import Prepared
 from service.protocol import Delta, Job, Sampling, Tokens
 
 N_TOKENS = 4

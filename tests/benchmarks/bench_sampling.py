@@ -9,10 +9,10 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from service.engine.batcher import Batcher
-from service.engine.load import load
-from service.engine.prompt import Prompter
-from service.engine.vocabulary import Vocabulary
+from service.engine.model.load import load
+from service.engine.model.vocabulary import Vocabulary
+from service.engine.scheduler.scheduler import Batcher
+from service.engine.text.prompt import Prompter
 from service.openai import chat
 from service.protocol import Chat, Constraint, Job, Load, ModelCard, Sampling, Turn
 from tests.benchmarks.conftest import Report

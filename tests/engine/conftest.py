@@ -5,10 +5,10 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from service.engine.batcher import Batcher
-from service.engine.load import LoadedModel, load
-from service.engine.prompt import Prompter
-from service.engine.vocabulary import Vocabulary
+from service.engine.model.load import LoadedModel, load
+from service.engine.model.vocabulary import Vocabulary
+from service.engine.scheduler.scheduler import Batcher
+from service.engine.text.prompt import Prompter
 from service.protocol import Chat, Delta, Job, Load, Sampling, Turn
 
 

@@ -11,7 +11,7 @@ import msgspec
 from mlx_lm.models import gemma3_text, lfm2, llama
 from mlx_lm.models.cache import make_prompt_cache
 
-from service.engine.load import LoadedModel
+from service.engine.model.load import LoadedModel
 
 N_TOKENS = 1280
 WINDOW = 64

@@ -1,11 +1,11 @@
-"""`service.engine.answer`."""
+"""`service.engine.text.answer`."""
 
 from __future__ import annotations
 
 import pytest
 
-from service.engine.answer import Answer, Reader
-from service.engine.load import LoadedModel
+from service.engine.model.load import LoadedModel
+from service.engine.text.answer import Answer, Reader
 from tests.engine.conftest import job
 
 TRICKY = "Grüße 👩‍🚀 \u2028 a\n\ndata: b <end_of_turn>"

@@ -1,4 +1,4 @@
-"""`service.engine.batcher` and `service.engine.warmup`, with the embedded model."""
+"""`service.engine.scheduler.scheduler` and `service.engine.warmup`, with the embedded model."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import mlx.core as mx
 import msgspec
 import pytest
 
-from service.engine.batcher import Batcher
-from service.engine.kv import Caches
-from service.engine.load import LoadedModel
-from service.engine.prefix_cache import Held, Ids, PrefixCache
-from service.engine.prompt import Prepared, Prompter
-from service.engine.vocabulary import Vocabulary
+from service.engine.cache.kv import Caches
+from service.engine.cache.prefix_cache import Held, Ids, PrefixCache
+from service.engine.model.load import LoadedModel
+from service.engine.model.vocabulary import Vocabulary
+from service.engine.scheduler.scheduler import Batcher
+from service.engine.text.prompt import Prepared, Prompter
 from service.engine.warmup import answers_alike, warm_up
 from service.protocol import Chat, Delta, Job, Sampling, TokenLogprob, Tokens, Turn
 from tests.engine.conftest import job, run

@@ -1,4 +1,4 @@
-"""`service.engine.constrain`: answers that are right by construction, from random weights too."""
+"""`service.engine.constrain.compile`: answers that are right by construction, from random weights too."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import mlx.core as mx
 import pytest
 from mlx_lm.generate import StopSequences
 
-from service.engine.batcher import Batcher
-from service.engine.gate import Gate, masks
-from service.engine.load import LoadedModel
-from service.engine.prompt import Prompter, RefusedPrompt
-from service.engine.vocabulary import Vocabulary
+from service.engine.constrain.token_mask import Gate, masks
+from service.engine.model.load import LoadedModel
+from service.engine.model.vocabulary import Vocabulary
+from service.engine.scheduler.scheduler import Batcher
+from service.engine.text.prompt import Prompter, RefusedPrompt
 from service.protocol import Chat, Constraint, Delta, Job, Sampling, Tool, Turn
 from tests.engine.conftest import job, run
 

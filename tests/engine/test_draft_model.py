@@ -1,4 +1,4 @@
-"""`service.engine.draft_model`: its guesses change no answer, and save steps where they are right."""
+"""`decoding.draft_model`: its guesses change no answer, and save steps where they are right."""
 
 from __future__ import annotations
 
@@ -16,15 +16,22 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
 from service.catalog.card import EMBEDDED_FOLDER, UnfitModel
-from service.engine import draft_model, lanes
-from service.engine.draft_model import Drafter, DraftModel, load_draft
-from service.engine.drafts import Lookup
-from service.engine.kv import Caches
-from service.engine.load import LoadedModel, load
-from service.engine.memory import MB, plan
-from service.engine.pace import ADVANCE_STEPS, MAX_CREDIT_STEPS, SAVED_STEPS, Credit, Economy
-from service.engine.prompt import Prepared, Prompter
-from service.engine.vocabulary import Vocabulary
+from service.engine.cache.kv import Caches
+from service.engine.cache.memory_plan import MB, plan
+from service.engine.decoding import draft_model
+from service.engine.decoding.costs import (
+    ADVANCE_STEPS,
+    MAX_CREDIT_STEPS,
+    SAVED_STEPS,
+    Credit,
+    Economy,
+)
+from service.engine.decoding.draft_model import Drafter, DraftModel, load_draft
+from service.engine.decoding.prompt_lookup import Lookup
+from service.engine.model.load import LoadedModel, load
+from service.engine.model.vocabulary import Vocabulary
+from service.engine.scheduler import lanes
+from service.engine.text.prompt import Prepared, Prompter
 from service.engine.warmup import warm_up
 from service.protocol import Constraint, Load, Sampling
 from tests.benchmarks import deep_model

@@ -1,4 +1,4 @@
-"""`service.engine.drafts` and `service.engine.decoding`: fewer steps, the same answers."""
+"""`decoding.prompt_lookup` and `decoding.batch`: fewer steps, the same answers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from mlx_lm.generate import _extend_cache, _merge_caches
 from mlx_lm.models.cache import make_prompt_cache
 
-from service.engine.batcher import Batcher
-from service.engine.drafts import Lookup, Trust, stood
-from service.engine.kv import Caches, rewind, straighten
-from service.engine.load import LoadedModel
-from service.engine.pace import Economy
-from service.engine.prefix_cache import PrefixCache
-from service.engine.prompt import Prepared
-from service.engine.vocabulary import Vocabulary
+from service.engine.cache.kv import Caches, rewind, straighten
+from service.engine.cache.prefix_cache import PrefixCache
+from service.engine.decoding.costs import Economy
+from service.engine.decoding.prompt_lookup import Lookup, Trust, stood
+from service.engine.model.load import LoadedModel
+from service.engine.model.vocabulary import Vocabulary
+from service.engine.scheduler.scheduler import Batcher
+from service.engine.text.prompt import Prepared
 from service.protocol import Delta, Job, Sampling, Tokens
 from tests.engine import random_models
 from tests.engine.conftest import run

@@ -9,8 +9,8 @@ from mlx_lm.models import gemma2
 from mlx_lm.utils import load as load_as_it_is
 
 from service.catalog.card import EMBEDDED_FOLDER
-from service.engine.fold import fold_norms
-from service.engine.load import LoadedModel
+from service.engine.model.fold import fold_norms
+from service.engine.model.load import LoadedModel
 from tests.engine import random_models
 
 IDS = mx.array([[5, 6, 7, 8]])

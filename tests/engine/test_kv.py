@@ -1,4 +1,4 @@
-"""`service.engine.kv`, in mlx-lm's own batch, with random weights and with the embedded model."""
+"""`service.engine.cache.kv`, in mlx-lm's own batch, with random weights and with the embedded model."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from mlx_lm.models.cache import (
 )
 
 from service.catalog.card import UnfitModel
-from service.engine.kv import Caches, QuantizedCache, RowCache
-from service.engine.load import LoadedModel
-from service.engine.prompt import Prompter
+from service.engine.cache.kv import Caches, QuantizedCache, RowCache
+from service.engine.model.load import LoadedModel
+from service.engine.text.prompt import Prompter
 from tests.engine.conftest import job
 
 LENGTHS = (3, 90, 1, 40)

@@ -1,4 +1,4 @@
-"""`service.engine.load`."""
+"""`service.engine.model.load`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from service.catalog.card import EMBEDDED_FOLDER, EMBEDDED_ID, UnfitModel
-from service.engine import load as loading
-from service.engine.load import LoadedModel, check_weights, load, locate
+from service.engine.model import load as loading
+from service.engine.model.load import LoadedModel, check_weights, load, locate
 from service.protocol import Load
 
 

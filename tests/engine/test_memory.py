@@ -1,4 +1,4 @@
-"""`service.engine.memory`: what was asked for is what there is, or the model isn't served."""
+"""`service.engine.cache.memory_plan`: what was asked for is what there is, or the model isn't served."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from service.catalog.card import UnfitModel
-from service.engine import memory
-from service.engine.batcher import Batcher
-from service.engine.draft_model import DraftModel
-from service.engine.load import LoadedModel
-from service.engine.memory import MB, plan
-from service.engine.vocabulary import Vocabulary
+from service.engine.cache import memory_plan
+from service.engine.cache.memory_plan import MB, plan
+from service.engine.decoding.draft_model import DraftModel
+from service.engine.model.load import LoadedModel
+from service.engine.model.vocabulary import Vocabulary
+from service.engine.scheduler.scheduler import Batcher
 from service.protocol import Load
 from tests.engine.random_models import dressed
 
@@ -39,7 +39,7 @@ def test_memory_too_small_for_anything_is_refused(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message names the setting and what it has room for."""
-    monkeypatch.setattr(memory, "MB", 5_000)
+    monkeypatch.setattr(memory_plan, "MB", 5_000)
 
     with pytest.raises(UnfitModel, match="KV_MEMORY_MB has room for 4 tokens"):
         plan(loaded, order(kv_memory_mb=1))
@@ -72,7 +72,7 @@ def test_prefixes_are_kept_only_where_they_are_true(
     """Where an answer comes out otherwise, the cache is off, the log says so, and the server goes on."""
     _, found = plan(loaded, order(prefix_cache_mb=100))
     batcher = Batcher(loaded, vocabulary, 4, prefixes=found.prefixes)
-    monkeypatch.setattr(memory, "answers_alike", lambda *_: is_true)
+    monkeypatch.setattr(memory_plan, "answers_alike", lambda *_: is_true)
     found.open(batcher, PROMPT)
 
     assert found.prefixes.is_on is is_true
@@ -88,7 +88,7 @@ def test_trial_that_breaks_is_no_proof(
         raise RuntimeError("out of memory")
 
     _, found = plan(loaded, order(prefix_cache_mb=100))
-    monkeypatch.setattr(memory, "answers_alike", broken)
+    monkeypatch.setattr(memory_plan, "answers_alike", broken)
     found.open(Batcher(loaded, vocabulary, 4, prefixes=found.prefixes), PROMPT)
 
     assert not found.prefixes.is_on

@@ -1,4 +1,4 @@
-"""`service.engine.prefix_cache`: what was read before is not read again, and no answer depends on it."""
+"""`cache.prefix_cache`: what was read before is not read again, and no answer depends on it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import KVCache, RotatingKVCache
 
-from service.engine.batcher import Batcher
-from service.engine.load import LoadedModel
-from service.engine.prefix_cache import MIN_TOKENS, N_HEAD, Cache, PrefixCache, n_shared
-from service.engine.prompt import Prepared
-from service.engine.vocabulary import Vocabulary
+from service.engine.cache.prefix_cache import MIN_TOKENS, N_HEAD, Cache, PrefixCache, n_shared
+from service.engine.model.load import LoadedModel
+from service.engine.model.vocabulary import Vocabulary
+from service.engine.scheduler.scheduler import Batcher
+from service.engine.text.prompt import Prepared
 from service.protocol import Delta, Job, Sampling, Tokens
 from tests.engine.conftest import run
 from tests.engine.random_models import dressed

@@ -1,4 +1,4 @@
-"""`service.engine.prefix_files`: prefixes outlive the process, and nothing damaged comes back."""
+"""`service.engine.cache.prefix_store`: prefixes outlive the process, and nothing damaged comes back."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from service.engine.batcher import Batcher
-from service.engine.kv import Caches
-from service.engine.load import LoadedModel
-from service.engine.prefix_cache import Entry, PrefixCache
-from service.engine.prefix_files import PrefixFiles, fingerprint
-from service.engine.vocabulary import Vocabulary
+from service.engine.cache.kv import Caches
+from service.engine.cache.prefix_cache import Entry, PrefixCache
+from service.engine.cache.prefix_store import PrefixFiles, fingerprint
+from service.engine.model.load import LoadedModel
+from service.engine.model.vocabulary import Vocabulary
+from service.engine.scheduler.scheduler import Batcher
 from tests.engine.conftest import run
 from tests.engine.random_models import dressed
 from tests.engine.test_prefix_cache import (

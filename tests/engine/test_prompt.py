@@ -1,4 +1,4 @@
-"""`service.engine.prompt`."""
+"""`service.engine.text.prompt`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from service.engine.load import LoadedModel
-from service.engine.prompt import Prepared, Prompter, RefusedPrompt
-from service.engine.vocabulary import Vocabulary
+from service.engine.model.load import LoadedModel
+from service.engine.model.vocabulary import Vocabulary
+from service.engine.text.prompt import Prepared, Prompter, RefusedPrompt
 from service.protocol import Chat, ToolCall, Turn
 from tests.engine.conftest import job
 

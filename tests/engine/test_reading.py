@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
 
-from service.engine.pace import ALONE_S, MAX_STEP_TOKENS, MIN_STEP_TOKENS, Line, Pace
-from service.engine.prefix_cache import Held, Ids
-from service.engine.reading import (
+from service.engine.cache.prefix_cache import Held, Ids
+from service.engine.decoding.costs import ALONE_S, MAX_STEP_TOKENS, MIN_STEP_TOKENS, Line, Pace
+from service.engine.scheduler.prefill import (
     Prompt,
     Readings,
     window_of,

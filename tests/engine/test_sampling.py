@@ -1,11 +1,11 @@
-"""`service.engine.sampling`."""
+"""`service.engine.decoding.sampling`."""
 
 from __future__ import annotations
 
 import mlx.core as mx
 from mlx_lm.generate import StopSequences
 
-from service.engine.sampling import Draw, Sampler, rows_of
+from service.engine.decoding.sampling import Draw, Sampler, rows_of
 from service.protocol import Sampling
 
 DEFAULTS = Sampling(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0)

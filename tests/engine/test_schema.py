@@ -1,4 +1,4 @@
-"""`service.engine.schema`: what narrowing a schema adds to it, and what it leaves alone."""
+"""`service.engine.constrain.schema`: what narrowing a schema adds to it, and what it leaves alone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.engine.prompt import Prompter
-from service.engine.schema import MAX_INTEGER, narrow
+from service.engine.constrain.schema import MAX_INTEGER, narrow
+from service.engine.text.prompt import Prompter
 from service.protocol import Constraint
 from tests.engine.conftest import job
 

@@ -7,11 +7,11 @@ import json
 import mlx.core as mx
 import pytest
 
-from service.engine.answer import Answer, Reader
-from service.engine.batcher import Batcher
-from service.engine.load import LoadedModel, load
-from service.engine.prompt import Prompter
-from service.engine.vocabulary import Vocabulary
+from service.engine.model.load import LoadedModel, load
+from service.engine.model.vocabulary import Vocabulary
+from service.engine.scheduler.scheduler import Batcher
+from service.engine.text.answer import Answer, Reader
+from service.engine.text.prompt import Prompter
 from service.protocol import Chat, Constraint, Load, Sampling, Tool, Turn
 from tests import thinking_model
 from tests.engine.conftest import job, run

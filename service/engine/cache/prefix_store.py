@@ -23,7 +23,7 @@ import mlx_lm
 import numpy as np
 from mlx_lm.models.cache import load_prompt_cache, save_prompt_cache
 
-from service.engine.prefix_cache import Entry
+from service.engine.cache.prefix_cache import Entry
 
 _log = logging.getLogger(__name__)
 

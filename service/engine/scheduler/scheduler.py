@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 from mlx_lm.generate import GenerationBatch, StopSequences, make_stop_sequences
 
-from service.engine.answer import Answer, Reader
-from service.engine.decoding import Generator
-from service.engine.draft_model import DraftModel
-from service.engine.kv import Caches
-from service.engine.lanes import Lanes
-from service.engine.load import LoadedModel
-from service.engine.pace import Pace
-from service.engine.prefix_cache import Cache, Held, Ids, PrefixCache
-from service.engine.prompt import Prepared
-from service.engine.reading import Prompt, Readings, window_of
-from service.engine.sampling import Draw
-from service.engine.scoring import Scored, Scoring
-from service.engine.vocabulary import Vocabulary
+from service.engine.cache.kv import Caches
+from service.engine.cache.prefix_cache import Cache, Held, Ids, PrefixCache
+from service.engine.decoding.batch import Generator
+from service.engine.decoding.costs import Pace
+from service.engine.decoding.draft_model import DraftModel
+from service.engine.decoding.sampling import Draw
+from service.engine.decoding.scoring import Scored, Scoring
+from service.engine.model.load import LoadedModel
+from service.engine.model.vocabulary import Vocabulary
+from service.engine.scheduler.lanes import Lanes
+from service.engine.scheduler.prefill import Prompt, Readings, window_of
+from service.engine.text.answer import Answer, Reader
+from service.engine.text.prompt import Prepared
 from service.protocol import Delta, FinishReason, Job, Spent, TokenLogprob
 
 MAX_READING = 8  # prompts at once

@@ -19,11 +19,11 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
 
-from service.engine.draft_model import Drafter
-from service.engine.drafts import Lookup, stood
-from service.engine.kv import extracted, merged, rewind, squeeze, straighten
-from service.engine.pace import Economy
-from service.engine.sampling import Sampler, rows_of
+from service.engine.cache.kv import extracted, merged, rewind, squeeze, straighten
+from service.engine.decoding.costs import Economy
+from service.engine.decoding.draft_model import Drafter
+from service.engine.decoding.prompt_lookup import Lookup, stood
+from service.engine.decoding.sampling import Sampler, rows_of
 
 N_CHECKED = 64
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from mlx_lm.models.cache import CacheList
 
-from service.engine.prefix_cache import MIN_SHARED, MIN_TOKENS, Cache, Held, Ids, n_shared
+from service.engine.cache.prefix_cache import MIN_SHARED, MIN_TOKENS, Cache, Held, Ids, n_shared
 
 
 @dataclass

@@ -25,7 +25,7 @@ import numpy as np
 from mlx_lm.generate import StopSequences
 from numpy.typing import NDArray
 
-from service.engine.gate import Gate, masks
+from service.engine.constrain.token_mask import Gate, masks
 from service.protocol import Sampling
 
 MIN_TEMPERATURE = (

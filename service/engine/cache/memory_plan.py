@@ -12,13 +12,13 @@ from pathlib import Path
 import msgspec
 
 from service.catalog.card import UnfitModel
-from service.engine.batcher import Batcher
-from service.engine.draft_model import DraftModel
-from service.engine.kv import Caches
-from service.engine.load import LoadedModel, locate
-from service.engine.prefix_cache import PrefixCache
-from service.engine.prefix_files import PrefixFiles, fingerprint
-from service.engine.reading import window_of
+from service.engine.cache.kv import Caches
+from service.engine.cache.prefix_cache import PrefixCache
+from service.engine.cache.prefix_store import PrefixFiles, fingerprint
+from service.engine.decoding.draft_model import DraftModel
+from service.engine.model.load import LoadedModel, locate
+from service.engine.scheduler.prefill import window_of
+from service.engine.scheduler.scheduler import Batcher
 from service.engine.warmup import answers_alike
 from service.protocol import Load
 

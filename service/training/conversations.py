@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from service.engine.train.corpus import Corpus, Topic, plain
+from service.training.corpus import Corpus, Topic, plain
 
 Turn = tuple[str, str]
 

@@ -13,10 +13,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from service.engine.decoding import Generator
-from service.engine.draft_model import Drafter, DraftModel
-from service.engine.pace import MAX_STEP_TOKENS, Economy
-from service.engine.sampling import Sampler
+from service.engine.decoding.batch import Generator
+from service.engine.decoding.costs import MAX_STEP_TOKENS, Economy
+from service.engine.decoding.draft_model import Drafter, DraftModel
+from service.engine.decoding.sampling import Sampler
 
 MAX_LANES = 3
 MIN_LANE_BYTES = 8 << 20  # to read less is not worth a step of its own

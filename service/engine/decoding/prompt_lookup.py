@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.engine.pace import mixed
+from service.engine.decoding.costs import mixed
 
 N_GRAM = 3
 FIRST_TOKENS = 3

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from llguidance import LLMatcher
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from service.engine.schema import narrow
+from service.engine.constrain.schema import narrow
 from service.protocol import Constraint, Tool
 
 CALL_START, CALL_END = "<tool_call>", "</tool_call>"

@@ -10,8 +10,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from service.engine.train.conversations import Teacher
-from service.engine.train.tokenizer import END_OF_TURN, PAD, START_OF_TURN
+from service.training.conversations import Teacher
+from service.training.tokenizer import END_OF_TURN, PAD, START_OF_TURN
 
 
 class Lessons:

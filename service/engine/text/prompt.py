@@ -17,10 +17,10 @@ from jinja2 import TemplateError
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from numpy.typing import NDArray
 
-from service.engine.constrain import Constrainer, UnfitGrammar
-from service.engine.gate import Gate
-from service.engine.prefix_cache import n_shared
-from service.engine.vocabulary import Vocabulary
+from service.engine.cache.prefix_cache import n_shared
+from service.engine.constrain.compile import Constrainer, UnfitGrammar
+from service.engine.constrain.token_mask import Gate
+from service.engine.model.vocabulary import Vocabulary
 from service.protocol import Chat, Job, Prompt, Text, Tokens, Tool, ToolCall, Turn
 
 Clean = Callable[[str], str]

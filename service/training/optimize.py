@@ -14,8 +14,8 @@ from mlx.nn.layers.linear import Linear
 from mlx.nn.utils import value_and_grad
 from mlx_lm.models import gemma3_text
 
-from service.engine.train.kernels import cross_entropy, numpy_kernels, product
-from service.engine.train.tokenizer import CONFIG
+from service.training.kernels import cross_entropy, numpy_kernels, product
+from service.training.tokenizer import CONFIG
 
 
 def new_model(seed: int) -> gemma3_text.Model:

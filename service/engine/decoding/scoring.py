@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from service.engine.sampling import likeliest, rows_of
+from service.engine.decoding.sampling import likeliest, rows_of
 
 STEP_TOKENS = 512
 MAX_LOGITS = 1 << 24

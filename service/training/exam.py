@@ -9,8 +9,8 @@ import click
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.utils import load
 
-from service.engine.train.conversations import Conversation
-from service.engine.train.corpus import Corpus, Topic
+from service.training.conversations import Conversation
+from service.training.corpus import Corpus, Topic
 
 
 def trained_questions(corpus: Corpus) -> list[Conversation]:

@@ -21,13 +21,13 @@ import mlx.nn as nn
 import msgspec
 
 from service.catalog.card import UnfitModel
-from service.engine.drafts import Trust
-from service.engine.kv import FullCaches, extracted, merged, rewind
-from service.engine.load import LoadedModel, load, locate
-from service.engine.pace import mixed
-from service.engine.prefix_cache import Cache
-from service.engine.reading import window_of
-from service.engine.sampling import Sampler, rows_of
+from service.engine.cache.kv import FullCaches, extracted, merged, rewind
+from service.engine.cache.prefix_cache import Cache
+from service.engine.decoding.costs import mixed
+from service.engine.decoding.prompt_lookup import Trust
+from service.engine.decoding.sampling import Sampler, rows_of
+from service.engine.model.load import LoadedModel, load, locate
+from service.engine.scheduler.prefill import window_of
 from service.protocol import Load
 
 _log = logging.getLogger(__name__)

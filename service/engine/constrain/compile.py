@@ -13,9 +13,9 @@ from llguidance import LLMatcher, LLTokenizer
 from mlx_lm.generate import StopSequences
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from service.engine.gate import Gate
-from service.engine.grammar import Composer, Form
-from service.engine.vocabulary import Vocabulary
+from service.engine.constrain.grammar import Composer, Form
+from service.engine.constrain.token_mask import Gate
+from service.engine.model.vocabulary import Vocabulary
 from service.protocol import Chat, Job
 
 N_KEPT = 128

@@ -19,8 +19,8 @@ from mlx_lm.generate import TextStateMachine, make_text_state_machine
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tool_parsers import json_tools
 
-from service.engine.grammar import call_marks, knows_json_calls
-from service.engine.prompt import special_tokens
+from service.engine.constrain.grammar import call_marks, knows_json_calls
+from service.engine.text.prompt import special_tokens
 from service.protocol import Chat, FinishReason, Job, TokenLogprob, Tool, ToolCall
 
 _PLAIN = TextStateMachine({"normal": []})

@@ -12,7 +12,7 @@ from mlx_lm.utils import save_config
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from service.catalog.card import EMBEDDED_FOLDER
-from service.engine.train.corpus import Corpus
+from service.training.corpus import Corpus
 
 SPECIAL_TOKENS = (
     "<pad>",

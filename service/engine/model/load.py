@@ -22,7 +22,7 @@ from service.catalog.card import (
     model_id_of,
     read_card,
 )
-from service.engine.fold import fold_norms
+from service.engine.model.fold import fold_norms
 from service.protocol import Load, ModelCard, Sampling
 
 _log = logging.getLogger(__name__)

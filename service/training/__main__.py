@@ -1,5 +1,5 @@
 """
-Trains the embedded model from its committed text: `python -m service.engine.train`.
+Trains the embedded model from its committed text: `python -m service.training`.
 
 Five steps, each a module beside this one: read the corpus, build tokenizer and configuration, make up
 conversations, train on them, save quantized and examine what was saved. The same seed on the same
@@ -20,12 +20,12 @@ from mlx_lm.utils import get_total_parameters, quantize_model, save_config
 from transformers import AutoTokenizer
 
 from service.catalog.card import EMBEDDED_FOLDER
-from service.engine.train.conversations import Teacher
-from service.engine.train.corpus import Corpus, read_corpus
-from service.engine.train.exam import held_out_questions, report, trained_questions
-from service.engine.train.lessons import Lessons
-from service.engine.train.optimize import new_model, train
-from service.engine.train.tokenizer import (
+from service.training.conversations import Teacher
+from service.training.corpus import Corpus, read_corpus
+from service.training.exam import held_out_questions, report, trained_questions
+from service.training.lessons import Lessons
+from service.training.optimize import new_model, train
+from service.training.tokenizer import (
     CONFIG,
     QUANTIZATION,
     build_tokenizer,
