@@ -1,8 +1,8 @@
 """
-The engine's one loop: take what came, one batch step, one message back with all it brought.
+The engine's one loop: take what came, one step, one message back with all that it brought.
 
-    reader thread ── Submit ──> text worker ── _Prompt ──┐
-          └────────── Cancel ────────────────────────────┴──> inbox ──> main thread: batch steps
+    reader thread ── Submit ──> text worker ── _Arrival ──┐
+          └────────── Cancel ─────────────────────────────┴──> inbox ──> main thread: steps
 
 Only the main thread touches MLX and decides what a ticket's fate is; the others just hand over. None of
 the queues holds more than the API process has permits for.
@@ -28,8 +28,10 @@ from service.engine.channel import Channel
 from service.engine.decoding.draft_model import load_draft
 from service.engine.model.load import LoadedModel, load
 from service.engine.model.vocabulary import Vocabulary
-from service.engine.scheduler.scheduler import Batcher
-from service.engine.text.prompt import Prepared, Prompter, RefusedPrompt
+from service.engine.prepare import Preparer
+from service.engine.scheduler.output import StepOutput
+from service.engine.scheduler.scheduler import Scheduler
+from service.engine.text.prompt import Prepared, RefusedPrompt
 from service.engine.warmup import warm_up
 from service.protocol import (
     Accepted,
@@ -56,13 +58,13 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Prompt:
-    """What the text worker made of a job that came at `came_s`; `prepared` is None if it was refused."""
+class _Arrival:
+    """A job that came at `came_s`, ready to begin."""
 
     ticket: int
     job: Job
     came_s: float
-    prepared: Prepared | None
+    prepared: Prepared
 
 
 def serve(channel: Channel, order: Load, leave: Callable[[int], None] = os._exit) -> None:
@@ -89,19 +91,19 @@ class Engine:
     def __init__(self, channel: Channel, leave: Callable[[int], None]) -> None:
         self._channel = channel
         self._leave = leave
-        self._inbox: queue.SimpleQueue[_Prompt | Cancel] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Arrival | Cancel] = queue.SimpleQueue()
         self._text_worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="text")
-        self._preparing: set[int] = set()
-        self._cancelled: set[int] = set()
+        self._open: set[int] = set()  # tickets that were submitted, and neither ended nor cancelled
         self._memory: Memory | None = None
 
     def read(self) -> None:
         """Hand messages over until the API process is gone; then there is nobody left to work for."""
         for message in self._channel.messages():
             if isinstance(message, Submit):
-                self._preparing.add(message.ticket)
+                self._open.add(message.ticket)
                 self._text_worker.submit(self._prepare, message, time.monotonic())
             elif isinstance(message, Cancel):
+                self._open.discard(message.ticket)
                 self._inbox.put(message)
             elif isinstance(message, Tokenize | Detokenize):
                 self._text_worker.submit(self._tell, message)
@@ -123,7 +125,7 @@ class Engine:
         loaded, memory = plan(loaded, order, draft)
         self._memory = memory
         vocabulary = Vocabulary(loaded.tokenizer, logits.shape[-1])
-        self._prompter = Prompter(
+        self._preparer = Preparer(
             loaded.tokenizer,
             loaded.card.context_length,
             vocabulary,
@@ -131,65 +133,66 @@ class Engine:
             window=memory.window,
         )
         prompt = self._first_prompt()
-        batcher = Batcher(
+        scheduler = Scheduler(
             loaded,
             vocabulary,
             order.max_concurrency,
             caches=memory.caches,
             prefixes=memory.prefixes,
-            row_bytes=memory.row_bytes,
-            max_kv_bytes=memory.max_kv_bytes,
+            sequence_bytes=memory.row_bytes,
+            kv_budget_bytes=memory.max_kv_bytes,
             max_tokens_ahead=order.num_draft_tokens,
             draft=draft,
         )
         self._channel.send(Loaded(loaded.card))
-        error = self._warm_up(batcher, prompt, order.max_concurrency) if order.warmup else None
-        memory.open(batcher, prompt)
+        error = self._warm_up(scheduler, prompt, order.max_concurrency) if order.warmup else None
+        memory.open(scheduler, prompt)
         self._channel.send(WarmedUp(error))
         while True:
-            self._take(batcher)
-            if batcher.tickets:
-                self._step(batcher)
+            self._take(scheduler)
+            if scheduler.tickets:
+                self._step(scheduler)
 
     def _first_prompt(self) -> list[int]:
         """Return a prompt to warm up with; a template that hangs does so now, not on a request."""
         try:
-            return self._prompter.ids(Chat((Turn("user", "Hello"),)))
+            return self._preparer.ids(Chat((Turn("user", "Hello"),)))
         except RefusedPrompt as refused:
             _log.warning("no chat can be had with this model: %s", refused.message)
             return [0]
 
-    def _warm_up(self, batcher: Batcher, prompt: list[int], n_rows: int) -> str | None:
+    def _warm_up(self, scheduler: Scheduler, prompt: list[int], n_rows: int) -> str | None:
         """Return None if a real pass has run, else why not."""
         try:
-            warm_up(batcher, prompt, n_rows)
-            batcher.reset()  # what was slow because it was the first is no measure
-            warm_up(batcher, prompt, n_rows)
+            warm_up(scheduler, prompt, n_rows)
+            scheduler.reset()  # what was slow because it was the first is no measure
+            warm_up(scheduler, prompt, n_rows)
         except Exception as error:
             _log.exception("warm-up failed")
-            batcher.reset()
+            scheduler.reset()
             return type(error).__name__
         return None
 
     def _prepare(self, submitted: Submit, came_s: float) -> None:
         """Make a prompt of a job, on the text worker."""
-        ticket, job, prepared = submitted.ticket, submitted.job, None
-        if ticket not in self._cancelled:
-            with self._blaming(ticket):
-                prepared = self._prompter.prepare(job)
-                self._channel.send(Accepted(ticket, len(prepared.ids)))
-        self._inbox.put(_Prompt(ticket, job, came_s, prepared))
+        ticket, job = submitted.ticket, submitted.job
+        if ticket not in self._open:
+            return
+        with self._blaming(ticket):
+            prepared = self._preparer.prepare(job)
+            self._channel.send(Accepted(ticket, len(prepared.ids)))
+            self._inbox.put(_Arrival(ticket, job, came_s, prepared))
 
     def _tell(self, question: Tokenize | Detokenize) -> None:
         """Answer a question about tokens, on the text worker."""
         with self._blaming(question.ticket):
             match question:
                 case Tokenize(ticket, prompt):
-                    ids = self._prompter.ids(prompt)
-                    answer = Tokenized(ticket, tuple(ids), self._prompter.pieces(ids))
+                    ids = self._preparer.ids(prompt)
+                    answer = Tokenized(ticket, tuple(ids), self._preparer.pieces(ids))
                     self._channel.send(answer)
                 case Detokenize(ticket, ids=given):
-                    self._channel.send(Detokenized(ticket, self._prompter.text(given)))
+                    self._channel.send(Detokenized(ticket, self._preparer.text(given)))
 
     @contextmanager
     def _blaming(self, ticket: int) -> Iterator[None]:
@@ -197,46 +200,49 @@ class Engine:
         try:
             yield
         except RefusedPrompt as refused:
-            self._channel.send(Rejected(ticket, refused.message, refused.param, refused.code))
+            self._end(Rejected(ticket, refused.message, refused.param, refused.code))
         except Exception:
             _log.exception("the prompt of ticket %d could not be made", ticket)
-            self._channel.send(Failed(ticket))
+            self._end(Failed(ticket))
 
-    def _take(self, batcher: Batcher) -> None:
+    def _take(self, scheduler: Scheduler) -> None:
         """Take in all that came; wait for it if there is nothing to generate."""
-        while not batcher.tickets or not self._inbox.empty():
-            match self._inbox.get():
-                case Cancel(ticket):
-                    if ticket in self._preparing:
-                        self._cancelled.add(ticket)
-                    batcher.remove(ticket)
-                    self._channel.send(Cancelled(ticket))
-                case _Prompt() as prompt:
-                    self._preparing.discard(prompt.ticket)
-                    if prompt.ticket not in self._cancelled:
-                        self._admit(batcher, prompt)
-                    self._cancelled.discard(prompt.ticket)
+        arrived = [] if scheduler.tickets else [self._inbox.get()]
+        while not self._inbox.empty():
+            arrived.append(self._inbox.get())
+        scheduler.cancel({each.ticket for each in arrived if isinstance(each, Cancel)})
+        for each in arrived:
+            if isinstance(each, Cancel):
+                self._channel.send(Cancelled(each.ticket))
+            elif each.ticket in self._open:
+                self._admit(scheduler, each)
 
-    def _admit(self, batcher: Batcher, prompt: _Prompt) -> None:
-        """Make a row of *prompt*, unless it was refused."""
-        if prompt.prepared is None:
-            return
+    def _admit(self, scheduler: Scheduler, each: _Arrival) -> None:
+        """Make a sequence of what came."""
         try:
-            batcher.add(prompt.ticket, prompt.prepared, prompt.job, prompt.came_s)
+            scheduler.add(each.ticket, each.prepared, each.job, each.came_s)
         except Exception:
-            _log.exception("ticket %d could not become a row", prompt.ticket)
-            self._channel.send(Failed(prompt.ticket))
+            _log.exception("ticket %d could not begin", each.ticket)
+            self._end(Failed(each.ticket))
 
-    def _step(self, batcher: Batcher) -> None:
-        """Advance every row; what breaks here costs the rows of this batch, never the process."""
+    def _step(self, scheduler: Scheduler) -> None:
+        """Advance every sequence and say what came of it; what breaks here never ends the process."""
+        tickets = scheduler.tickets
         try:
-            self._channel.send(Step(batcher.step()))
-            for ticket, param in batcher.broken:
-                message = "The form of the answer is too complex to be followed."
-                self._channel.send(Rejected(ticket, message, param, "invalid_grammar"))
+            output = scheduler.step()
         except Exception:
-            tickets = batcher.tickets
             _log.exception("a step failed for tickets %s", tickets)
-            batcher.reset()
-            for ticket in tickets:
-                self._channel.send(Failed(ticket))
+            scheduler.reset()
+            output = StepOutput(failures=tickets)
+        self._channel.send(Step(tuple(output.deltas)))
+        for refusal in output.refusals:
+            message = "The form of the answer is too complex to be followed."
+            self._end(Rejected(refusal.ticket, message, refusal.param, "invalid_grammar"))
+        for ticket in output.failures:
+            self._end(Failed(ticket))
+        self._open.difference_update(each.ticket for each in output.deltas if each.finish_reason)
+
+    def _end(self, message: Rejected | Failed) -> None:
+        """Send the last message for a ticket."""
+        self._open.discard(message.ticket)
+        self._channel.send(message)

@@ -11,8 +11,8 @@ import pytest
 
 from service.engine.model.load import load
 from service.engine.model.vocabulary import Vocabulary
-from service.engine.scheduler.scheduler import Batcher
-from service.engine.text.prompt import Prompter
+from service.engine.prepare import Preparer
+from service.engine.scheduler.scheduler import Scheduler
 from service.openai import chat
 from service.protocol import Chat, Constraint, Job, Load, ModelCard, Sampling, Turn
 from tests.benchmarks.conftest import Report
@@ -51,25 +51,25 @@ class Bench:
     def __init__(self) -> None:
         loaded = load(Load(None, None, max_concurrency=8, warmup=False, log_level="INFO"))
         vocabulary = Vocabulary(loaded.tokenizer, loaded.model(mx.array([[0]])).shape[-1])
-        self._prompter = Prompter(loaded.tokenizer, loaded.card.context_length, vocabulary)
-        self._batcher = Batcher(loaded, vocabulary, max_rows=8)
+        self.preparer = Preparer(loaded.tokenizer, loaded.card.context_length, vocabulary)
+        self._scheduler = Scheduler(loaded, vocabulary, max_rows=8)
 
     def tokens_per_s(self, wishes: list[dict[str, Any]]) -> float:
         """Generate for as many rows as there are *wishes*; only steps that decode all of them count."""
         for ticket, fields in enumerate(wishes):
             chat_ = Chat((Turn("user", PROMPTS[ticket]),))
             job = Job(chat_, max_tokens=N_TOKENS, ignore_eos=True, **fields)
-            self._batcher.add(ticket, self._prompter.prepare(job), job)
+            self._scheduler.add(ticket, self.preparer.prepare(job), job)
         n_begun: set[int] = set()
         while len(n_begun) < len(wishes):
-            n_begun |= {delta.ticket for delta in self._batcher.step()}
+            n_begun |= {delta.ticket for delta in self._scheduler.step()}
         began_s, n_steps = time.perf_counter(), 0
-        while len(self._batcher.tickets) == len(wishes):
-            self._batcher.step()
+        while len(self._scheduler.tickets) == len(wishes):
+            self._scheduler.step()
             n_steps += 1
         seconds = time.perf_counter() - began_s
-        while self._batcher.tickets:
-            self._batcher.step()
+        while self._scheduler.tickets:
+            self._scheduler.step()
         return n_steps * len(wishes) / seconds
 
 
@@ -119,7 +119,7 @@ def test_cached_schema(engine: Bench, benchmark: Any, report: Report) -> None:
 
     def prepare_ms(job: Job) -> float:
         began_s = time.perf_counter()
-        engine._prompter.prepare(job)
+        engine.preparer.prepare(job)
         return (time.perf_counter() - began_s) * 1000
 
     def one_round() -> None:

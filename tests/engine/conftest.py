@@ -7,8 +7,8 @@ import pytest
 
 from service.engine.model.load import LoadedModel, load
 from service.engine.model.vocabulary import Vocabulary
-from service.engine.scheduler.scheduler import Batcher
-from service.engine.text.prompt import Prompter
+from service.engine.prepare import Preparer
+from service.engine.scheduler.scheduler import Scheduler
 from service.protocol import Chat, Delta, Job, Load, Sampling, Turn
 
 
@@ -25,15 +25,21 @@ def vocabulary(loaded: LoadedModel) -> Vocabulary:
 
 
 @pytest.fixture(scope="session")
-def prompter(loaded: LoadedModel, vocabulary: Vocabulary) -> Prompter:
-    """The embedded model's prompter."""
-    return Prompter(loaded.tokenizer, loaded.card.context_length, vocabulary, allow_grammars=True)
+def preparer(loaded: LoadedModel, vocabulary: Vocabulary) -> Preparer:
+    """The embedded model's preparer."""
+    return Preparer(loaded.tokenizer, loaded.card.context_length, vocabulary, allow_grammars=True)
+
+
+@pytest.fixture(scope="session")
+def prompter(preparer: Preparer) -> Preparer:
+    """The same, in tests of what follows a prompt."""
+    return preparer
 
 
 @pytest.fixture
-def batcher(loaded: LoadedModel, vocabulary: Vocabulary) -> Batcher:
-    """An empty batch of four rows at most."""
-    return Batcher(loaded, vocabulary, max_rows=4)
+def scheduler(loaded: LoadedModel, vocabulary: Vocabulary) -> Scheduler:
+    """A scheduler of four rows at most, with nothing to do."""
+    return Scheduler(loaded, vocabulary, max_rows=4)
 
 
 def job(text: str = "Hello", **fields: object) -> Job:
@@ -42,10 +48,10 @@ def job(text: str = "Hello", **fields: object) -> Job:
     return Job(**{"prompt": chat, "sampling": Sampling(temperature=0.0)} | fields)  # type: ignore[arg-type]
 
 
-def run(batcher: Batcher) -> dict[int, list[Delta]]:
-    """Step until the batch is empty; return each ticket's deltas."""
+def run(scheduler: Scheduler) -> dict[int, list[Delta]]:
+    """Step until nothing is left; return each ticket's deltas."""
     seen: dict[int, list[Delta]] = {}
-    while batcher.tickets:
-        for delta in batcher.step():
+    while scheduler.tickets:
+        for delta in scheduler.step().deltas:
             seen.setdefault(delta.ticket, []).append(delta)
     return seen

@@ -12,7 +12,7 @@ from service.engine.cache.memory_plan import MB, plan
 from service.engine.decoding.draft_model import DraftModel
 from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
-from service.engine.scheduler.scheduler import Batcher
+from service.engine.scheduler.scheduler import Scheduler
 from service.protocol import Load
 from tests.engine.random_models import dressed
 
@@ -71,9 +71,9 @@ def test_prefixes_are_kept_only_where_they_are_true(
 ) -> None:
     """Where an answer comes out otherwise, the cache is off, the log says so, and the server goes on."""
     _, found = plan(loaded, order(prefix_cache_mb=100))
-    batcher = Batcher(loaded, vocabulary, 4, prefixes=found.prefixes)
+    scheduler = Scheduler(loaded, vocabulary, 4, prefixes=found.prefixes)
     monkeypatch.setattr(memory_plan, "answers_alike", lambda *_: is_true)
-    found.open(batcher, PROMPT)
+    found.open(scheduler, PROMPT)
 
     assert found.prefixes.is_on is is_true
     assert ("the prefix cache is off" in caplog.text) is not is_true
@@ -89,6 +89,6 @@ def test_trial_that_breaks_is_no_proof(
 
     _, found = plan(loaded, order(prefix_cache_mb=100))
     monkeypatch.setattr(memory_plan, "answers_alike", broken)
-    found.open(Batcher(loaded, vocabulary, 4, prefixes=found.prefixes), PROMPT)
+    found.open(Scheduler(loaded, vocabulary, 4, prefixes=found.prefixes), PROMPT)
 
     assert not found.prefixes.is_on

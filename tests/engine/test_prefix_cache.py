@@ -12,7 +12,7 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache
 from service.engine.cache.prefix_cache import MIN_TOKENS, N_HEAD, Cache, PrefixCache, n_shared
 from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
-from service.engine.scheduler.scheduler import Batcher
+from service.engine.scheduler.scheduler import Scheduler
 from service.engine.text.prompt import Prepared
 from service.protocol import Delta, Job, Sampling, Tokens
 from tests.engine.conftest import run
@@ -47,10 +47,10 @@ def wish(prompt: Sequence[int], seed: int | None = None, n: int = 8) -> Job:
     return Job(Tokens(tuple(prompt)), sampling, max_tokens=n, ignore_eos=True, top_logprobs=0)
 
 
-def add(batcher: Batcher, ticket: int, job: Job) -> None:
+def add(scheduler: Scheduler, ticket: int, job: Job) -> None:
     """Take *job* in."""
     assert isinstance(job.prompt, Tokens)
-    batcher.add(ticket, Prepared(list(job.prompt.ids)), job)
+    scheduler.add(ticket, Prepared(list(job.prompt.ids)), job)
 
 
 def tokens(deltas: Sequence[Delta]) -> list[int]:
@@ -148,8 +148,8 @@ def test_what_is_shared_is_counted_to_the_token() -> None:
         prefixes = PrefixCache(PLENTY)
         prefixes.keep(ids(*base[:n_kept]), cache_of(n_kept))
         for n in (0, 1, N_HEAD - 1, N_HEAD, N_HEAD + 1, 299, 300):
-            assert prefixes.reach(ids(*base[:n])) == min(n, n_kept)
-            assert prefixes.reach(ids(*base[:n], 1)) == min(n, n_kept)
+            assert prefixes.match_length(ids(*base[:n])) == min(n, n_kept)
+            assert prefixes.match_length(ids(*base[:n], 1)) == min(n, n_kept)
 
 
 def test_short_ones_are_not_kept() -> None:
@@ -169,8 +169,8 @@ def model(request: pytest.FixtureRequest, loaded: LoadedModel) -> LoadedModel:
 def test_answers_do_not_depend_on_the_cache(model: LoadedModel, vocabulary: Vocabulary) -> None:
     """Hundreds of requests, interleaved at random over chats that grow and part, are as if cold."""
     chance = random.Random(3)
-    cold = Batcher(model, vocabulary, max_rows=1)
-    warm = Batcher(model, vocabulary, max_rows=6, prefixes=PrefixCache(3 << 20))
+    cold = Scheduler(model, vocabulary, max_rows=1)
+    warm = Scheduler(model, vocabulary, max_rows=6, prefixes=PrefixCache(3 << 20))
     chats = [some(n, n) for n in (20, 50, 90, 200)]
     seen: dict[int, list[Delta]] = {}
     sent: dict[int, Job] = {}
@@ -180,7 +180,7 @@ def test_answers_do_not_depend_on_the_cache(model: LoadedModel, vocabulary: Voca
         sent[ticket] = wish(prompt, chance.choice((None, ticket)))
         add(warm, ticket, sent[ticket])
         for _ in range(chance.choice((0, 0, 1, 3, 30))):
-            for delta in warm.step():
+            for delta in warm.step().deltas:
                 seen.setdefault(delta.ticket, []).append(delta)
         ended = [t for t, deltas in seen.items() if deltas[-1].finish_reason]
         if ended and chance.random() < 0.5:
@@ -203,22 +203,22 @@ def test_answers_do_not_depend_on_the_cache(model: LoadedModel, vocabulary: Voca
 
 def test_chat_that_grows_is_read_once(model: LoadedModel, vocabulary: Vocabulary) -> None:
     """Each turn reads no more than what is new in it."""
-    batcher = Batcher(model, vocabulary, max_rows=2, prefixes=PrefixCache(PLENTY))
+    scheduler = Scheduler(model, vocabulary, max_rows=2, prefixes=PrefixCache(PLENTY))
     chat = some(150, 1)
     for turn in range(3):
-        add(batcher, turn, wish(chat))
-        deltas = run(batcher)[turn]
+        add(scheduler, turn, wish(chat))
+        deltas = run(scheduler)[turn]
         assert n_cached(deltas) == (len(chat) - 20 if turn else 0)
         chat += tokens(deltas) + some(20, turn)
 
 
 def test_shared_prompt_is_read_once_in_a_crowd(model: LoadedModel, vocabulary: Vocabulary) -> None:
     """All come at once: one reads what they share, the others wait for it and read their own."""
-    batcher = Batcher(model, vocabulary, max_rows=8, prefixes=PrefixCache(PLENTY))
+    scheduler = Scheduler(model, vocabulary, max_rows=8, prefixes=PrefixCache(PLENTY))
     shared = some(300, 1)
     for ticket in range(8):
-        add(batcher, ticket, wish(shared + some(10 + ticket, 100 + ticket)))
-    cached = [n_cached(deltas) for _, deltas in sorted(run(batcher).items())]
+        add(scheduler, ticket, wish(shared + some(10 + ticket, 100 + ticket)))
+    cached = [n_cached(deltas) for _, deltas in sorted(run(scheduler).items())]
 
     assert cached == [0] + [300] * 7
 
@@ -227,12 +227,12 @@ def test_shared_prompt_is_found_by_those_who_come_later(
     model: LoadedModel, vocabulary: Vocabulary
 ) -> None:
     """Where nothing can be cut, the second to come shows where the prompts part, and the third gains."""
-    batcher = Batcher(model, vocabulary, max_rows=8, prefixes=PrefixCache(PLENTY))
+    scheduler = Scheduler(model, vocabulary, max_rows=8, prefixes=PrefixCache(PLENTY))
     shared = some(300, 1)
     cached = []
     for ticket in range(3):
-        add(batcher, ticket, wish(shared + some(10, 100 + ticket)))
-        cached.append(n_cached(run(batcher)[ticket]))
+        add(scheduler, ticket, wish(shared + some(10, 100 + ticket)))
+        cached.append(n_cached(run(scheduler)[ticket]))
 
     assert cached[0] == 0
     assert cached[2] == 300
@@ -240,20 +240,20 @@ def test_shared_prompt_is_found_by_those_who_come_later(
 
 def test_nothing_is_kept_where_nothing_may_be(model: LoadedModel, vocabulary: Vocabulary) -> None:
     """Without a cache each prompt is read whole."""
-    batcher = Batcher(model, vocabulary, max_rows=2)
+    scheduler = Scheduler(model, vocabulary, max_rows=2)
     for ticket in range(3):
-        add(batcher, ticket, wish(some(100, 1)))
+        add(scheduler, ticket, wish(some(100, 1)))
 
-    assert all(n_cached(deltas) == 0 for deltas in run(batcher).values())
+    assert all(n_cached(deltas) == 0 for deltas in run(scheduler).values())
 
 
 def test_one_who_reads_for_others_may_leave(model: LoadedModel, vocabulary: Vocabulary) -> None:
     """Those who waited for it read for themselves then."""
-    batcher = Batcher(model, vocabulary, max_rows=4, prefixes=PrefixCache(PLENTY))
+    scheduler = Scheduler(model, vocabulary, max_rows=4, prefixes=PrefixCache(PLENTY))
     shared = some(300, 1)
     for ticket in range(3):
-        add(batcher, ticket, wish(shared + some(10, ticket)))
-    batcher.step()
-    batcher.remove(0)
+        add(scheduler, ticket, wish(shared + some(10, ticket)))
+    scheduler.step()
+    scheduler.cancel({0})
 
-    assert set(run(batcher)) == {1, 2}
+    assert set(run(scheduler)) == {1, 2}

@@ -14,7 +14,7 @@ from service.engine.cache.prefix_cache import Entry, PrefixCache
 from service.engine.cache.prefix_store import PrefixFiles, fingerprint
 from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
-from service.engine.scheduler.scheduler import Batcher
+from service.engine.scheduler.scheduler import Scheduler
 from tests.engine.conftest import run
 from tests.engine.random_models import dressed
 from tests.engine.test_prefix_cache import (
@@ -51,9 +51,9 @@ def test_what_was_read_is_found_after_a_restart(
         prefixes = PrefixCache(PLENTY)
         prefixes.keep_on(files)
         caches = Caches(model.model, kv_bits, None)
-        batcher = Batcher(model, vocabulary, 4, caches=caches, prefixes=prefixes)
-        add(batcher, 1, wish(shared))
-        answers.append(run(batcher)[1])
+        scheduler = Scheduler(model, vocabulary, 4, caches=caches, prefixes=prefixes)
+        add(scheduler, 1, wish(shared))
+        answers.append(run(scheduler)[1])
         files.close()
 
     assert [n_cached(deltas) for deltas in answers] == [0, 299]

@@ -1,36 +1,42 @@
-"""`service.engine.decoding.sampling`."""
+"""`decoding.sampling`."""
 
 from __future__ import annotations
 
 import mlx.core as mx
-from mlx_lm.generate import StopSequences
+import numpy as np
 
-from service.engine.decoding.sampling import Draw, Sampler, rows_of
+from service.engine.decoding.sampling import BatchSampling, SequenceSampling, rows_of
 from service.protocol import Sampling
 
 DEFAULTS = Sampling(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0)
 
 
-def sampler_of(*wishes: Sampling, n: int = 64) -> Sampler:
-    """Return a sampler whose rows, all of them decoding, want *wishes*."""
-    sampler = Sampler()
-    for wanted in wishes:
-        sampler.turnstile(Draw(wanted, DEFAULTS, [0], n), StopSequences()).matcher()
-    return sampler
+def rows(*wanted: Sampling, n: int = 64) -> list[SequenceSampling]:
+    """Return how sequences choose that want this, from *n* tokens; the prompt of each is token 0."""
+    return [SequenceSampling(each, DEFAULTS, [0], n) for each in wanted]
 
 
-def draws(*wishes: Sampling, n: int = 40) -> list[list[int]]:
-    """Return *n* tokens for each of *wishes*, drawn together from a flat distribution of 64."""
-    sampler = sampler_of(*wishes)
-    flat = mx.zeros((len(wishes), 64))
-    return [list(row) for row in zip(*(sampler(flat).tolist() for _ in range(n)), strict=True)]
+def drawn(choosing: list[SequenceSampling], logits: mx.array) -> list[int]:
+    """Return one token for each row, after token 0."""
+    fed = mx.zeros(len(choosing), dtype=mx.uint32)
+    return rows_of(BatchSampling(choosing).draw(logits, fed))
+
+
+def draws(*wanted: Sampling, n: int = 40) -> list[list[int]]:
+    """Return *n* tokens for each of *wanted*, drawn together from a flat distribution of 64."""
+    sampling, flat = BatchSampling(rows(*wanted)), mx.zeros((len(wanted), 64))
+    fed, seen = mx.zeros(len(wanted), dtype=mx.uint32), []
+    for _ in range(n):
+        fed = sampling.draw(flat, fed)
+        seen.append(rows_of(fed))
+    return [list(row) for row in zip(*seen, strict=True)]
 
 
 def test_zero_temperature_takes_the_likeliest() -> None:
     """The argmax, whatever else is asked for."""
     logprobs = mx.array([[0.1, 0.9, 0.3]])
 
-    assert sampler_of(Sampling(temperature=0, seed=1), n=3)(logprobs).tolist() == [1]
+    assert drawn(rows(Sampling(temperature=0, seed=1), n=3), logprobs) == [1]
 
 
 def test_seed_repeats_and_differs() -> None:
@@ -61,20 +67,60 @@ def test_neighbours_cannot_move_a_seeded_draw() -> None:
 
 
 def test_rows_that_join_and_leave_move_no_seeded_draw() -> None:
-    """A row keeps its own count of tokens."""
-    sampler, rows = Sampler(), [Draw(Sampling(seed=i), DEFAULTS, [0], 64) for i in range(3)]
-    drawn: list[int] = []
-    for step in range(30):
-        if step % 10 == 0:
-            sampler.turnstile(rows[step // 10], StopSequences()).matcher()
-            first = rows_of(sampler(mx.zeros((1, 64))))
-            drawn += first if step == 0 else []
-        if step == 25:
-            sampler.forget(rows[1])
-        n_rows = step // 10 + 1 - (step >= 25)
-        drawn.append(rows_of(sampler(mx.zeros((n_rows, 64))))[0])
+    """A row keeps its own count of tokens, whoever stands beside it."""
+    first, second, third = rows(*(Sampling(seed=i) for i in range(3)))
+    batches = [[first], [second, first], [third, second, first], [third, first]]
+    seen = [drawn(batch, mx.zeros((len(batch), 64)))[-1] for batch in batches for _ in range(10)]
 
-    assert drawn == draws(Sampling(seed=0), n=31)[0]
+    assert seen == draws(Sampling(seed=0), n=40)[0]
+
+
+def test_draws_that_were_taken_back_are_drawn_again() -> None:
+    """A sequence that is preempted goes on with the token that it would have had."""
+    (row,) = rows(Sampling(seed=3, frequency_penalty=0.5))
+    flat = mx.zeros((1, 64))
+    first = drawn([row], flat)
+    second = drawn([row], flat)
+    row.forget_in_flight(1)
+
+    assert drawn([row], flat) == second
+    assert (first + second) == draws(Sampling(seed=3, frequency_penalty=0.5), n=2)[0]
+
+
+def test_penalties_of_a_batch_are_those_of_each_row() -> None:
+    """Computed for all rows at once, and rebuilt whenever one joins: as by the definition."""
+    chance = np.random.default_rng(4)
+    wanted = [
+        Sampling(temperature=0, repetition_penalty=1.7),
+        Sampling(temperature=0),
+        Sampling(temperature=0, frequency_penalty=0.6, presence_penalty=0.9),
+        Sampling(temperature=0, repetition_penalty=0.8, frequency_penalty=-0.4),
+    ]
+    sequences = rows(*wanted, n=8)
+    said: list[list[int]] = [[] for _ in wanted]
+    fed = mx.zeros(len(wanted), dtype=mx.uint32)
+    sampling = BatchSampling(sequences)
+    for step in range(24):
+        logits = chance.normal(size=(len(wanted), 8)).astype(np.float32)
+        expected = []
+        for row, each, tokens in zip(logits, wanted, said, strict=True):
+            counts = np.bincount(tokens, minlength=8)
+            seen = (counts > 0) | (np.arange(8) == 0)
+            divided = np.where(
+                row > 0, row / each.repetition_penalty, row * each.repetition_penalty
+            )
+            scores = np.where(seen, divided, row)
+            scores = scores - each.frequency_penalty * counts
+            expected.append(int(np.argmax(scores - each.presence_penalty * (counts > 0))))
+        if step % 5 == 4:
+            sampling = BatchSampling(sequences)
+        fed = sampling.draw(mx.array(logits), fed)
+
+        assert expected == rows_of(fed)
+        for row_sampling, tokens, token in zip(sequences, said, expected, strict=True):
+            if tokens:
+                row_sampling.count(tokens[-1])
+            tokens.append(token)
 
 
 def test_filters_leave_only_what_they_should() -> None:
@@ -89,10 +135,10 @@ def test_filters_leave_only_what_they_should() -> None:
     for wanted, allowed in wishes.values():
         for seed in (None, 3):
             asked = Sampling(1.0, wanted.top_p, wanted.top_k, wanted.min_p, seed)
-            sampler = sampler_of(asked, n=4)
-            drawn = {rows_of(sampler(logprobs))[0] for _ in range(200)}
+            choosing = rows(asked, n=4)
+            seen = {drawn(choosing, logprobs)[0] for _ in range(200)}
 
-            assert drawn == allowed
+            assert seen == allowed
 
 
 def test_numbers_too_small_to_compute_with_do_no_harm() -> None:
@@ -102,4 +148,4 @@ def test_numbers_too_small_to_compute_with_do_no_harm() -> None:
         for seed in (None, 1):
             wanted = Sampling(asked.temperature, asked.top_p, seed=seed)
 
-            assert sampler_of(wanted, n=3)(logprobs).tolist() == [1]
+            assert drawn(rows(wanted, n=3), logprobs) == [1]

@@ -7,11 +7,13 @@ import json
 import mlx.core as mx
 import pytest
 
+from service.engine.constrain.compile import GrammarCompiler
+from service.engine.constrain.token_mask import allowed_tokens
 from service.engine.model.load import LoadedModel, load
 from service.engine.model.vocabulary import Vocabulary
-from service.engine.scheduler.scheduler import Batcher
-from service.engine.text.answer import Answer, Reader
-from service.engine.text.prompt import Prompter
+from service.engine.prepare import Preparer
+from service.engine.scheduler.scheduler import Scheduler
+from service.engine.text.answer import Answer, AnswerParser
 from service.protocol import Chat, Constraint, Load, Sampling, Tool, Turn
 from tests import thinking_model
 from tests.engine.conftest import job, run
@@ -35,9 +37,9 @@ def tokens(thinker: LoadedModel) -> Vocabulary:
 
 
 @pytest.fixture(scope="module")
-def thoughtful(thinker: LoadedModel, tokens: Vocabulary) -> Prompter:
-    """Its prompter."""
-    return Prompter(thinker.tokenizer, thinker.card.context_length, tokens)
+def thoughtful(thinker: LoadedModel, tokens: Vocabulary) -> Preparer:
+    """What prepares its jobs."""
+    return Preparer(thinker.tokenizer, thinker.card.context_length, tokens)
 
 
 def heard(thinker: LoadedModel, answer: Answer, text: str) -> tuple[str, str, list[str]]:
@@ -55,7 +57,7 @@ def heard(thinker: LoadedModel, answer: Answer, text: str) -> tuple[str, str, li
 def test_thoughts_calls_and_text_are_told_apart(thinker: LoadedModel, is_thinking: bool) -> None:
     """Wherever the thoughts were opened; what only sets the parts apart is no text."""
     asked = job(prompt=Chat(HI, (ADD,)))
-    answer = Reader(thinker.tokenizer).answer(asked, is_thinking=is_thinking)
+    answer = AnswerParser(thinker.tokenizer).answer(asked, is_thinking=is_thinking)
     opening = "" if is_thinking else "<think>"
     found = heard(thinker, answer, f"{opening}\nHm, 1.</think>\n\nSo: {CALL}\n{CALL} done")
 
@@ -71,7 +73,7 @@ def test_thoughts_calls_and_text_are_told_apart(thinker: LoadedModel, is_thinkin
 )  # fmt: skip
 def test_what_is_no_call_is_handed_back(thinker: LoadedModel, call: str) -> None:
     """Broken, unknown or unended calls are text; nothing of them is lost."""
-    answer = Reader(thinker.tokenizer).answer(job(prompt=Chat(HI, (ADD,))))
+    answer = AnswerParser(thinker.tokenizer).answer(job(prompt=Chat(HI, (ADD,))))
     text, _, calls = heard(thinker, answer, f"a {call}")
 
     assert text == "a " + call.removeprefix(CALL)
@@ -80,13 +82,13 @@ def test_what_is_no_call_is_handed_back(thinker: LoadedModel, call: str) -> None
 
 def test_nothing_is_a_call_where_no_tool_is_offered(thinker: LoadedModel) -> None:
     """The very text of a call stays text."""
-    answer = Reader(thinker.tokenizer).answer(job())
+    answer = AnswerParser(thinker.tokenizer).answer(job())
 
     assert heard(thinker, answer, CALL) == (CALL, "", [])
     assert answer.reason("stop") == "stop"
 
 
-def test_thinking_is_switched_by_the_template(thoughtful: Prompter) -> None:
+def test_thinking_is_switched_by_the_template(thoughtful: Preparer) -> None:
     """The model's own default is to think; a request can say no."""
     is_thinking = {
         wish: thoughtful.prepare(job(prompt=Chat(HI, thinking=wish))).is_thinking
@@ -97,10 +99,10 @@ def test_thinking_is_switched_by_the_template(thoughtful: Prompter) -> None:
 
 
 def test_form_holds_after_the_thoughts(
-    thinker: LoadedModel, tokens: Vocabulary, thoughtful: Prompter
+    thinker: LoadedModel, tokens: Vocabulary, thoughtful: Preparer
 ) -> None:
     """What is thought is free, what is answered is of the form."""
-    batcher = Batcher(thinker, tokens, max_rows=4)
+    scheduler = Scheduler(thinker, tokens, max_rows=4)
     for ticket in range(4):
         asked = job(
             constraint=Constraint("choice", '["yes", "no"]', "response_format"),
@@ -109,8 +111,47 @@ def test_form_holds_after_the_thoughts(
             ),
             max_tokens=300,
         )
-        batcher.add(ticket, thoughtful.prepare(asked), asked)
-    for deltas in run(batcher).values():
+        scheduler.add(ticket, thoughtful.prepare(asked), asked)
+    for deltas in run(scheduler).values():
         assert deltas[-1].finish_reason == "stop"
         assert "".join(delta.text for delta in deltas) in {"yes", "no"}
         assert deltas[-1].n_reasoning_tokens > 0
+
+
+@pytest.mark.parametrize("thinking", [None, True, False])
+def test_form_binds_no_thoughts(
+    thinking: bool | None, thinker: LoadedModel, tokens: Vocabulary, thoughtful: Preparer
+) -> None:
+    """Amid thoughts any token may come but one that would end the answer; behind them the form holds."""
+    choice = Constraint("choice", '["yes", "no"]', "response_format")
+    mask = thoughtful.prepare(job(prompt=Chat(HI, thinking=thinking), constraint=choice)).token_mask
+    assert mask is not None
+    forbidden = (~allowed_tokens([mask], tokens.n_logits)[0]).nonzero()[0]
+    if thinking is not False:
+        assert sorted(thinker.tokenizer.eos_token_ids) == list(forbidden)
+        mask.advance(100)
+        mask.advance(thinking_model.END_ID)
+    allowed = allowed_tokens([mask], tokens.n_logits)[0].nonzero()[0]
+
+    assert {"y", "n"} == {thinker.tokenizer.decode([i])[0] for i in allowed}
+
+
+def test_thoughts_may_begin_in_the_answer(thinker: LoadedModel, tokens: Vocabulary) -> None:
+    """Where the prompt opens none, the answer may, once; without thoughts it is of the form at once."""
+    choice = Constraint("choice", '["yes", "no"]', "response_format")
+    asked = job(prompt=Chat(HI), constraint=choice)
+    compiler = GrammarCompiler(thinker.tokenizer, tokens)
+    mask = compiler.token_mask(asked, is_thinking=False)
+    unthinking = compiler.token_mask(
+        job(prompt=Chat(HI, thinking=False), constraint=choice), is_thinking=False
+    )
+    assert mask is not None
+    assert unthinking is not None
+    start = thinker.tokenizer.convert_tokens_to_ids(thinking_model.THINK)
+    at_first, bound = allowed_tokens([mask, unthinking], tokens.n_logits)
+    assert list((at_first != bound).nonzero()[0]) == [start]
+    mask.advance(start)
+    assert allowed_tokens([mask], tokens.n_logits)[0].sum() > bound.sum() + 1
+    mask.advance(thinking_model.END_ID)
+
+    assert (allowed_tokens([mask], tokens.n_logits)[0] == bound).all()

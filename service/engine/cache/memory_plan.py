@@ -12,13 +12,12 @@ from pathlib import Path
 import msgspec
 
 from service.catalog.card import UnfitModel
-from service.engine.cache.kv import Caches
+from service.engine.cache.kv import Caches, trimmable_below
 from service.engine.cache.prefix_cache import PrefixCache
 from service.engine.cache.prefix_store import PrefixFiles, fingerprint
 from service.engine.decoding.draft_model import DraftModel
 from service.engine.model.load import LoadedModel, locate
-from service.engine.scheduler.prefill import window_of
-from service.engine.scheduler.scheduler import Batcher
+from service.engine.scheduler.scheduler import Scheduler
 from service.engine.warmup import answers_alike
 from service.protocol import Load
 
@@ -50,9 +49,9 @@ class Memory:
     @property
     def window(self) -> float:
         """How long a prompt must be for what is kept of it not to be shortened; may be infinite."""
-        return window_of(self.caches.make()) if self.prefixes.is_on else math.inf
+        return trimmable_below(self.caches.make()) if self.prefixes.is_on else math.inf
 
-    def open(self, batcher: Batcher, prompt: list[int]) -> None:
+    def open(self, batcher: Scheduler, prompt: list[int]) -> None:
         """Let *batcher* keep what it reads, unless an answer to *prompt* comes out otherwise then."""
         if not self.prefixes.is_on:
             return
@@ -86,7 +85,7 @@ def plan(
     """
     caches = Caches(loaded.model, order.kv_bits, order.max_kv_size)
     max_kv_bytes = (order.kv_memory_mb or math.inf) * MB
-    if draft is not None and not window_of(caches.make()):
+    if draft is not None and not trimmable_below(caches.make()):
         raise UnfitModel(
             "DRAFT_MODEL is of no use: nothing can be taken back out of what it remembers"
         )

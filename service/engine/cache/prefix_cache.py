@@ -27,7 +27,7 @@ Ids = NDArray[np.uint32]
 Cache = list[Any]
 
 
-class Held(NamedTuple):
+class PrefixHit(NamedTuple):
     """
     How much of a prompt has been read before.
 
@@ -90,7 +90,7 @@ class PrefixCache:
         max_bytes: of keys and values; 0 keeps nothing.
 
     Attributes:
-        n_kept: how many entries there have ever been; what `reach` says changes no sooner.
+        n_kept: how many entries there have ever been; what `match_length` says changes no sooner.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -121,24 +121,24 @@ class PrefixCache:
         """All entries, the one used last at the end."""
         return self._entries
 
-    def reach(self, ids: Ids) -> int:
+    def match_length(self, ids: Ids) -> int:
         """Return how many of the first of *ids* have been read."""
         return max(self._usable(self._shared(ids)), default=0)
 
-    def find(self, ids: Ids) -> Held:
+    def find(self, ids: Ids) -> PrefixHit:
         """Return the longest beginning of *ids* that has been read; one token is always left to be read."""
         shared = self._shared(ids[:-1])
         usable = self._usable(shared)
         n_seen, n_tokens = max(shared, default=0), max(usable, default=0)
         if n_tokens < min(max(MIN_TOKENS, len(ids) // 2), MIN_SHARED):
-            return Held(0, None, n_seen)
+            return PrefixHit(0, None, n_seen)
         best = self._entries.pop(usable.index(n_tokens))
         self._entries.append(best)
         self._heads = None
         cache = copy.deepcopy(best.cache)  # the arrays are shared until one is written to
         if n_tokens < len(best.ids):
             trim_prompt_cache(cache, len(best.ids) - n_tokens)
-        return Held(n_tokens, cache, n_seen)
+        return PrefixHit(n_tokens, cache, n_seen)
 
     def keep(self, ids: Ids, cache: Cache) -> None:
         """Keep what reading *ids* left in *cache*, which is this one's from now on."""

@@ -1,7 +1,7 @@
 """
-What an answer must be, as one grammar in llguidance's words: calls of tools, a form, or either.
+What an answer must be, as one grammar in llguidance's notation: tool calls, a constrained text, or either.
 
-A grammar speaks of the answer and not of the thoughts before it.
+Thoughts that come before the answer are no part of its grammar.
 """
 
 from __future__ import annotations
@@ -14,17 +14,25 @@ from llguidance import LLMatcher
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from service.engine.constrain.schema import narrow
+from service.engine.text.call_format import forced_format, own_format
 from service.protocol import Constraint, Tool
 
-CALL_START, CALL_END = "<tool_call>", "</tool_call>"
-# As models have seen JSON most often; what is not fixed would be free to go on for ever.
+# White space as Python's json writes it, which models have seen most; if it weren't fixed, it need never end.
 _SPACED: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 Grammar = dict[str, Any]
 
 
-class Form(NamedTuple):
-    """All of a job that its grammar depends on."""
+class AnswerForm(NamedTuple):
+    """
+    The form that an answer must have: all of a job that its grammar depends on.
+
+    Attributes:
+        tools: the tools that are offered.
+        must_call: names of the tools of which one must be called; empty: none need be.
+        is_parallel: several may be called at once.
+        constraint: what the answer must be where it calls nothing; None: it is free.
+    """
 
     tools: tuple[Tool, ...]
     must_call: tuple[str, ...]
@@ -33,29 +41,29 @@ class Form(NamedTuple):
 
     @property
     def param(self) -> str:
-        """The request's field that asked for it."""
+        """The request's field that asked for this form."""
         return self.constraint.param if self.constraint else "tools"
 
     @property
     def is_schema(self) -> bool:
-        """It was made from JSON Schemas."""
+        """Whether JSON Schemas say what the form is."""
         return self.constraint is None or self.constraint.kind.startswith("json")
 
 
-class Composer:
+class GrammarBuilder:
     """
-    Composes grammars for one model.
+    Builds the grammars of one model.
 
     Args:
         tokenizer: the model's own.
     """
 
     def __init__(self, tokenizer: TokenizerWrapper) -> None:
-        self._start, self._end = call_marks(tokenizer)
-        self._knows_json_calls = knows_json_calls(tokenizer)
+        self._format = forced_format(tokenizer)
+        self._is_own_format = own_format(tokenizer).is_json
         self._specials = {token.content for token in tokenizer.added_tokens_decoder.values()}
 
-    def grammar(self, form: Form) -> str | None:
+    def grammar(self, form: AnswerForm) -> str | None:
         """Return llguidance's grammar for *form* as text; None where none is needed."""
         tools, constraint = form.tools, form.constraint
         if form.must_call:
@@ -67,13 +75,13 @@ class Composer:
         if constraint:
             either = _lark("start: @calls | @answer")
             return _whole(either, calls=calls, answer=_answer(constraint))
-        if self._knows_json_calls and any(tool.strict for tool in tools):
+        if self._is_own_format and any(tool.strict for tool in tools):
             return _whole(_lark("start: TEXT (@calls TEXT)?\nTEXT: /(.|\\n)*/"), calls=calls)
         return None
 
     def _calls(self, tools: Sequence[Tool], is_parallel: bool) -> Grammar:
         """Return the grammar of one or more calls of *tools*, each as JSON between its marks."""
-        start, end = self._mark(self._start), self._mark(self._end)
+        start, end = self._mark(self._format.start), self._mark(self._format.end)
         bodies = " | ".join(f"body_{i}" for i in range(len(tools)))
         rules = [
             f"start: call {'(BREAK? call)*' if is_parallel else ''}",
@@ -87,25 +95,13 @@ class Composer:
         return _lark("\n".join(rules))
 
     def _mark(self, text: str) -> str:
-        """Return *text* as Lark has it: a special token by its name, others as letters."""
+        """Return *text* in Lark's notation: a special token by its name, any other text in quotes."""
         is_special = text in self._specials and text.startswith("<") and text.endswith(">")
         return text if is_special else json.dumps(text)
 
 
-def call_marks(tokenizer: TokenizerWrapper) -> tuple[str, str]:
-    """Return the texts around a call in JSON: the model's own, if that is how it calls."""
-    if knows_json_calls(tokenizer):
-        return tokenizer.tool_call_start, tokenizer.tool_call_end
-    return CALL_START, CALL_END
-
-
-def knows_json_calls(tokenizer: TokenizerWrapper) -> bool:
-    """Whether the model's own calls are JSON objects with `name` and `arguments`."""
-    return bool(tokenizer.init_kwargs.get("tool_parser_type") == "json_tools")
-
-
 def _arguments(tool: Tool) -> Any:
-    """Return the schema of a tool's arguments; a tool that tells none takes none."""
+    """Return the schema of a tool's arguments; a tool without a schema takes no arguments."""
     schema = json.loads(tool.parameters) or {"additionalProperties": False}
     return narrow({"type": "object"} | schema) | {"x-guidance": _SPACED}
 
@@ -126,12 +122,12 @@ def _answer(constraint: Constraint) -> Grammar:
 
 
 def _json(schema: Any) -> Grammar:
-    text = json.dumps(narrow(schema))  # as text, since whole numbers may be of any size
+    text = json.dumps(narrow(schema))  # as text, since integers in it may be of any size
     return _part(LLMatcher.grammar_from_json_schema(text, defaults=_SPACED))
 
 
 def _part(grammar: str) -> Grammar:
-    """Return what llguidance wrote as a whole as a part of another grammar."""
+    """Return a whole *grammar* of llguidance's as a part for another grammar."""
     found: Grammar = json.loads(grammar)["grammars"][0]
     return found
 
@@ -141,6 +137,6 @@ def _lark(text: str) -> Grammar:
 
 
 def _whole(first: Grammar, **parts: Grammar) -> str:
-    """Return a grammar and the parts that it names as one text."""
+    """Return the grammar *first*, and the *parts* that it refers to by name, as one text."""
     named = [grammar | {"name": name} for name, grammar in parts.items()]
     return json.dumps({"grammars": [first, *named]})

@@ -1,13 +1,12 @@
 """
-How the next tokens are chosen, for all rows of a step at once.
+How the next tokens are chosen, for all rows of a batch at once.
 
-BatchGenerator calls a sampler once for the whole batch where all rows share the object, so all rows
-share this one; what each row wants lies in its `Draw`. Logits have shape (rows, vocabulary), and may be
-off by a number of each row's own, as log-probabilities are; the ids that come back have shape (rows,). A row
-pays for what it asks for and for nothing else.
+What each sequence wants lies in its `SequenceSampling`; a `BatchSampling` computes with all of them.
+Logits have shape (rows, vocabulary), the ids that come back have shape (rows,). A row pays for what it asks
+for and for nothing else.
 
 The filters are mlx-lm's: `top_p`, `min_p` and `top_k` look at the model's own probabilities, before the
-temperature. What is random comes from a key of the row's own and the number of its token, so that no
+temperature. What is random comes from a key of the sequence's own and the number of its token, so that no
 neighbour can move it.
 """
 
@@ -22,16 +21,17 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.generate import StopSequences
 from numpy.typing import NDArray
 
-from service.engine.constrain.token_mask import Gate, masks
+from service.engine.constrain.token_mask import allowed_tokens
+from service.engine.text.prompt import TokenMask
 from service.protocol import Sampling
 
 MIN_TEMPERATURE = (
     1e-4  # below, dividing by it leaves the range of numbers: the likeliest token it is
 )
 MIN_TOP_P = 1e-6  # below, the sum of no token at all would be enough
+NO_PENALTIES = (0.0, 0.0, 1.0)  # frequency, presence, repetition, as requests say it
 
 _gumbel: dict[int, Callable[[mx.array], mx.array]] = {}
 
@@ -61,37 +61,25 @@ class Report:
         return chosen[place], list(zip(ids[place], values[place], strict=True))
 
 
-class Drawn:
-    """The tokens of one step, shape (rows,), on the device until they are asked for."""
-
-    def __init__(self, tokens: mx.array) -> None:
-        self.tokens = tokens
-
-    @functools.cached_property
-    def _list(self) -> list[int]:
-        return rows_of(self.tokens)
-
-    def token(self, place: int) -> int:
-        """Return the token of the row at *place*; waits until it is computed."""
-        return self._list[place]
-
-
-class Draw:
+class SequenceSampling:
     """
-    What one row wants, and what is remembered for it from token to token.
+    How the tokens of one sequence are chosen, and what is remembered of them.
 
     Args:
         wanted: what the request says; None where it says nothing.
         defaults: what the model's own files say; nothing is None but `seed`.
-        prompt: its token ids, for the repetition penalty.
+        prompt: the prompt's token ids, for the repetition penalty.
         n_logits: the logit width; `top_k` at or above it takes all tokens.
-        top_logprobs: how many likeliest tokens to report; None: nothing is.
-        gate: what the answer must be; None: anything.
+        top_logprobs: how many likeliest tokens to report; None: nothing is reported.
+        token_mask: what the answer must be; None: anything.
 
     Attributes:
-        reports: one for each token drawn and not yet read, with the row's place in it.
-        last: what was drawn last, for all rows of that step; None: nothing yet.
-        place: the row's place in it.
+        n_drawn: how many tokens have been drawn; the next one is drawn with this number.
+        is_in_flight: the token drawn last has not been fed to the model yet.
+        reports: one for each token drawn and not yet said, with the row's place in it.
+        counts: how often each token was fed after the prompt, shape (n_logits,); None without penalties.
+        in_prompt: which tokens the prompt has, shape (n_logits,); None without penalties.
+        bias: what is added to the logits, shape (n_logits,); None: nothing.
     """
 
     def __init__(
@@ -102,7 +90,7 @@ class Draw:
         n_logits: int,
         *,
         top_logprobs: int | None = None,
-        gate: Gate | None = None,
+        token_mask: TokenMask | None = None,
     ) -> None:
         temperature = _or(wanted.temperature, defaults.temperature)
         self.is_greedy = temperature < MIN_TEMPERATURE
@@ -115,159 +103,81 @@ class Draw:
             self.top_p, self.min_p, self.top_k = 1.0, 0.0, 0
         self.key = _base_key(wanted.seed)
         self.n_drawn = 0
+        self.is_in_flight = False
         self.top_logprobs = top_logprobs
-        self.gate = gate
+        self.token_mask = token_mask
         self.reports: deque[tuple[Report, int]] = deque()
-        self.last: Drawn | None = None
-        self.place = 0
-        self._penalties = _Penalties(wanted, prompt, n_logits) if _has_penalties(wanted) else None
-        self._bias = _bias(wanted, n_logits)
+        self.penalties = (
+            wanted.frequency_penalty,
+            wanted.presence_penalty,
+            wanted.repetition_penalty,
+        )
+        self.counts: NDArray[np.float32] | None = None
+        self.in_prompt: NDArray[np.bool_] | None = None
+        if self.penalties != NO_PENALTIES:
+            self.counts = np.zeros(n_logits, dtype=np.float32)
+            self.in_prompt = np.zeros(n_logits, dtype=np.bool_)
+            self.in_prompt[np.asarray(prompt, dtype=np.int64)] = True
+        self.bias = _bias(wanted, n_logits)
 
     @property
-    def processors(self) -> list[Callable[[mx.array, mx.array], mx.array]]:
-        """What BatchGenerator is to call with this row's logits; none unless they are needed."""
-        penalties = self._penalties
-        return [penalties.hear] if penalties is not None and penalties.needs_logits else []
+    def can_look_ahead(self) -> bool:
+        """Whether what is drawn depends on nothing but logits, key and number."""
+        return (
+            self.token_mask is None
+            and self.top_logprobs is None
+            and self.counts is None
+            and self.bias is None
+        )
 
-    @property
-    def is_adjusted(self) -> bool:
-        """Whether its logits are changed before anything is drawn."""
-        return self._penalties is not None or self._bias is not None
+    def count(self, token: int) -> None:
+        """Take in that *token* was fed after the prompt."""
+        if self.counts is not None:
+            self.counts[token] += 1
 
-    def adjusted(self, scores: mx.array) -> mx.array:
-        """Return this row's *scores*, shape (vocabulary,), with penalties and bias."""
-        if self._penalties is not None:
-            scores = self._penalties.applied(scores)
-        return scores if self._bias is None else scores + self._bias
-
-    def note(self, drawn: Drawn, place: int) -> None:
-        """Remember what was drawn for this row, which stands at *place* and may not be computed yet."""
-        self.n_drawn += 1
-        self.last, self.place = drawn, place
-        if self._penalties is not None:
-            self._penalties.count(drawn.tokens[place])
+    def forget_in_flight(self, n_said: int) -> None:
+        """Take back what was drawn beyond the *n_said* tokens of the answer: it will be drawn again."""
+        self.n_drawn = n_said
+        self.is_in_flight = False
+        self.reports.clear()
 
 
-class _Penalties:
+def draw_ahead(
+    rows: Sequence[SequenceSampling], n_later: Sequence[int], logits: mx.array
+) -> mx.array:
     """
-    Which tokens a row has, and what that takes from their logits.
-
-    Attributes:
-        needs_logits: log-probabilities are not enough, since the sign of a logit matters.
-    """
-
-    def __init__(self, wanted: Sampling, prompt: Sequence[int], n_logits: int) -> None:
-        self._frequency = wanted.frequency_penalty
-        self._presence = wanted.presence_penalty
-        self._repetition = wanted.repetition_penalty
-        seen = np.zeros(n_logits, dtype=bool)
-        seen[np.asarray(prompt, dtype=np.int64)] = True
-        self._in_prompt = mx.array(seen)
-        self._counts = mx.zeros(n_logits)
-        self._ids = mx.arange(n_logits)
-        self._level = mx.array(0.0)
-        self.needs_logits = self._repetition != 1
-
-    def hear(self, _: mx.array, logits: mx.array) -> mx.array:
-        """Note how far *logits*, shape (1, vocabulary), lie above log-probabilities; change nothing."""
-        self._level = mx.logsumexp(logits.astype(mx.float32))
-        return logits
-
-    def count(self, token: mx.array) -> None:
-        """Count one more of *token*, an id as an array without shape."""
-        self._counts = self._counts + (self._ids == token)
-
-    def applied(self, scores: mx.array) -> mx.array:
-        """Return *scores* with the penalties; the repetition's first, as it scales what the model said."""
-        occurred = self._counts > 0
-        if self.needs_logits:
-            logits = scores + self._level
-            scaled = mx.where(logits > 0, logits / self._repetition, logits * self._repetition)
-            scores = mx.where(occurred | self._in_prompt, scaled, logits)
-        return scores - self._frequency * self._counts - self._presence * occurred
-
-
-class Sampler:
-    """
-    Draws for all rows of a batch.
-
-    The rows' order is that of the batch, which only ever appends those that begin and leaves out those
-    that end. `turnstile` announces a row when the batch takes it in.
-    """
-
-    def __init__(self) -> None:
-        self._rows: list[Draw] = []
-        self._beginning: list[Draw] = []
-        self._plan: _Plan | None = None
-
-    def turnstile(self, row: Draw, ends: StopSequences) -> StopSequences:
-        """Return *ends* in a form that says when *row* begins to decode."""
-        return _Turnstile(ends, lambda: self._beginning.append(row))
-
-    def forget(self, row: Draw) -> None:
-        """Leave out a row that has ended, wherever it stood."""
-        if row in self._rows:
-            self._rows.remove(row)
-            self._plan = None
-
-    def can_look_ahead(self, place: int) -> bool:
-        """Whether what the row at *place* draws depends on nothing but logits, key and number."""
-        row = self._rows[place]
-        return row.gate is None and row.top_logprobs is None and not row.is_adjusted
-
-    def ahead(self, places: Sequence[tuple[int, int]], logits: mx.array) -> mx.array:
-        """
-        Return tokens that rows would draw later, not computed yet, shape (n,); nothing is remembered.
-
-        Args:
-            places: a row's place, and how many draws after its last one.
-            logits: the model's there, shape (n, vocabulary).
-        """
-        plan = _Plan([self._rows[i] for i, _ in places], [n - 1 for _, n in places])
-        return plan.chosen(logits.astype(mx.float32))
-
-    def skip(self, n_draws: Sequence[int]) -> None:
-        """Count draws for each row that `ahead` made."""
-        for row, n in zip(self._rows, n_draws, strict=True):
-            row.n_drawn += n
-        self._plan = None
-
-    def __call__(self, logits: mx.array) -> mx.array:
-        """
-        Return the next token of each row, not computed yet, shape (rows,).
-
-        Args:
-            logits: the model's, shape (rows, vocabulary).
-        """
-        if self._beginning:
-            rows, self._beginning = self._beginning, []
-            self._rows.extend(rows)
-            self._plan = None
-            plan = _Plan(rows)
-        else:
-            plan = self._plan = self._plan or _Plan(self._rows)
-        if len(plan.rows) != logits.shape[0]:
-            raise RuntimeError(f"{logits.shape[0]} rows were stepped, {len(plan.rows)} are known")
-        return plan.draw(logits)
-
-
-class _Plan:
-    """
-    What a set of rows wants, laid out for computing with all of them at once.
+    Return tokens that sequences would draw later, not computed yet, shape (n,); nothing is remembered.
 
     Args:
-        rows: each may stand there several times.
-        n_later: how many draws each is ahead of what it has drawn; by default none is.
+        rows: whose tokens; a sequence may stand there several times.
+        n_later: how many draws each token is after the sequence's next one.
+        logits: the model's there, shape (n, vocabulary).
+    """
+    return BatchSampling(rows, n_later).chosen(logits.astype(mx.float32))
+
+
+class BatchSampling:
+    """
+    How the next tokens of a batch are chosen, laid out for computing with all of its rows at once.
+
+    Args:
+        rows: one for each row of the batch, in its order.
+        n_later: how many draws each is ahead of its next one; by default none is.
     """
 
-    def __init__(self, rows: Sequence[Draw], n_later: Sequence[int] | None = None) -> None:
-        self.rows = list(rows)
+    def __init__(
+        self, rows: Sequence[SequenceSampling], n_later: Sequence[int] | None = None
+    ) -> None:
+        self._rows = list(rows)
         places = range(len(rows))
-        self._adjusted = [i for i in places if rows[i].is_adjusted]
-        self._gated = [i for i in places if rows[i].gate is not None]
+        self._masked = [i for i in places if rows[i].token_mask is not None]
         self._by_share = [i for i in places if rows[i].top_p < 1]
         self._by_count = [i for i in places if rows[i].top_k > 0]
         self._reporting = [i for i in places if rows[i].top_logprobs is not None]
+        self._biased = [i for i in places if rows[i].bias is not None]
+        self._bias = mx.stack([row.bias for row in rows if row.bias is not None] or [mx.zeros(0)])
+        penalised = [i for i in places if rows[i].counts is not None]
+        self._penalties = _Penalties(penalised, [rows[i] for i in penalised]) if penalised else None
         self._is_greedy = all(row.is_greedy for row in rows)
         if not self._is_greedy:
             self._inverse_temperatures = _column(row.inverse_temperature for row in rows)
@@ -275,10 +185,9 @@ class _Plan:
             if any(row.is_greedy for row in rows):
                 self._spread = _column(float(not row.is_greedy) for row in rows)
             self._keys = mx.array(np.stack([row.key for row in rows]))
-            numbers = [
-                row.n_drawn + n for row, n in zip(rows, n_later or [0] * len(rows), strict=True)
-            ]
-            self._numbers = mx.array(np.array([[0, n] for n in numbers], dtype=np.uint32))
+            later = n_later or [0] * len(rows)
+            numbers = [[0, row.n_drawn + n] for row, n in zip(rows, later, strict=True)]
+            self._numbers = mx.array(np.array(numbers, dtype=np.uint32))
             self._next = mx.array(np.array([0, 1], dtype=np.uint32))
         self._min_p = None
         if any(row.min_p > 0 for row in rows):
@@ -289,17 +198,26 @@ class _Plan:
         self._top_k = [rows[i].top_k for i in self._by_count]
         self._n_top = max((rows[i].top_logprobs or 0 for i in self._reporting), default=0)
 
-    def draw(self, logits: mx.array) -> mx.array:
-        """Return the next token of each row."""
+    def draw(self, logits: mx.array, fed: mx.array) -> mx.array:
+        """
+        Return the next token of each row, not computed yet, shape (rows,).
+
+        Args:
+            logits: the model's, shape (rows, vocabulary).
+            fed: the tokens that it was given for them, shape (rows,); of a sequence that decodes, those
+                drawn last.
+        """
         scores = logits.astype(mx.float32)
-        for i in self._adjusted:
-            scores[i] = self.rows[i].adjusted(scores[i])
-        if self._gated:
-            scores = self._masked(scores)
+        if self._penalties is not None:
+            scores = self._penalties.applied(scores, fed)
+        if self._biased:
+            scores = self._put(scores, self._biased, self._at(scores, self._biased) + self._bias)
+        if self._masked:
+            scores = self._allowed(scores, fed)
         tokens = self.chosen(scores)
-        drawn = Drawn(tokens)
-        for i, row in enumerate(self.rows):
-            row.note(drawn, i)
+        for row in self._rows:
+            row.n_drawn += 1
+            row.is_in_flight = True
         if self._reporting:
             self._report(logits, tokens)
         return tokens
@@ -308,21 +226,30 @@ class _Plan:
         """Return the token that each row draws from its *scores*, shape (rows, vocabulary)."""
         return mx.argmax(self._shaken(scores), axis=-1)
 
-    def _masked(self, scores: mx.array) -> mx.array:
-        """Leave only the tokens that the gates let through; what they cost hides behind the model."""
+    def _allowed(self, scores: mx.array, fed: mx.array) -> mx.array:
+        """Leave only the tokens that the masks let through; their cost hides behind the model."""
         mx.async_eval(scores)  # type: ignore[no-untyped-call]  # mlx's stubs
-        gates = []
-        for i in self._gated:
-            row = self.rows[i]
-            assert row.gate is not None
-            if row.last is not None:
-                row.gate.advance(row.last.token(row.place))
-            gates.append(row.gate)
-        allowed = mx.array(masks(gates, scores.shape[-1]))
-        if len(self._gated) == len(self.rows):
-            return mx.where(allowed, scores, -mx.inf)
-        places = mx.array(self._gated)
-        scores[places] = mx.where(allowed, scores[places], -mx.inf)
+        tokens = rows_of(fed)
+        token_masks = []
+        for i in self._masked:
+            row = self._rows[i]
+            assert row.token_mask is not None
+            if row.is_in_flight:
+                row.token_mask.advance(tokens[i])
+            token_masks.append(row.token_mask)
+        allowed = mx.array(allowed_tokens(token_masks, scores.shape[-1]))
+        left = mx.where(allowed, self._at(scores, self._masked), -mx.inf)
+        return self._put(scores, self._masked, left)
+
+    def _at(self, scores: mx.array, places: list[int]) -> mx.array:
+        """Return the rows of *scores* at *places*, which ascend."""
+        return scores if len(places) == len(self._rows) else scores[mx.array(places)]
+
+    def _put(self, scores: mx.array, places: list[int], changed: mx.array) -> mx.array:
+        """Return *scores* with the rows at *places* replaced by those of *changed*."""
+        if len(places) == len(self._rows):
+            return changed
+        scores[mx.array(places)] = changed
         return scores
 
     def _shaken(self, scores: mx.array) -> mx.array:
@@ -348,18 +275,15 @@ class _Plan:
             (self._by_count, self._least_by_count),
         ):
             if places:
-                least = self._spread_out(least_of(self._rows_at(scores, places)), places)
+                least = self._spread_out(least_of(self._at(scores, places)), places)
                 found = least if found is None else mx.maximum(found, least)
         return found
 
-    def _rows_at(self, scores: mx.array, places: list[int]) -> mx.array:
-        return scores if len(places) == len(self.rows) else scores[mx.array(places)]
-
     def _spread_out(self, least: mx.array, places: list[int]) -> mx.array:
         """Return *least*, the thresholds of the rows at *places*, for all rows; others let all pass."""
-        if len(places) == len(self.rows):
+        if len(places) == len(self._rows):
             return least
-        everywhere = mx.full((len(self.rows), 1), -math.inf)
+        everywhere = mx.full((len(self._rows), 1), -math.inf)
         everywhere[mx.array(places)] = least
         return everywhere
 
@@ -380,26 +304,55 @@ class _Plan:
 
     def _report(self, logits: mx.array, tokens: mx.array) -> None:
         """Keep what the model itself gave the chosen tokens and the likeliest ones."""
-        logits = self._rows_at(logits, self._reporting).astype(mx.float32)
+        logits = self._at(logits, self._reporting).astype(mx.float32)
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        tokens = self._rows_at(tokens, self._reporting)
+        tokens = self._at(tokens, self._reporting)
         chosen = mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
         ids = likeliest(logprobs, self._n_top)
         report = Report(chosen, ids, mx.take_along_axis(logprobs, ids, axis=-1))
         for place, i in enumerate(self._reporting):
-            self.rows[i].reports.append((report, place))
+            self._rows[i].reports.append((report, place))
 
 
-class _Turnstile(StopSequences):  # type: ignore[misc]  # mlx-lm has no types
-    """Stop sequences that tell when a batch asks for the matcher of its new row."""
+class _Penalties:
+    """
+    What the tokens that sequences have take from their logits.
 
-    def __init__(self, ends: StopSequences, announce: Callable[[], None]) -> None:
-        self._ends = ends
-        self._announce = announce
+    Args:
+        places: the rows in the batch, ascending.
+        rows: of the same, each with penalties.
+    """
 
-    def matcher(self) -> StopSequences.Matcher:
-        self._announce()
-        return self._ends.matcher()
+    def __init__(self, places: list[int], rows: Sequence[SequenceSampling]) -> None:
+        self._places = mx.array(places)
+        self._all = mx.arange(len(rows))
+        self._frequency, self._presence, self._repetition = (
+            _column(values) for values in zip(*(row.penalties for row in rows), strict=True)
+        )
+        self._counts = mx.array(np.stack([row.counts for row in rows if row.counts is not None]))
+        self._in_prompt = None
+        if any(row.penalties[2] != 1 for row in rows):
+            found = [row.in_prompt for row in rows if row.in_prompt is not None]
+            self._in_prompt = mx.array(np.stack(found))
+        self._is_new = mx.array([float(row.is_in_flight) for row in rows])
+        self._are_all_new = all(row.is_in_flight for row in rows)
+
+    def applied(self, scores: mx.array, fed: mx.array) -> mx.array:
+        """
+        Return *scores*, shape (rows of the batch, vocabulary), with the penalties, after *fed* is counted.
+
+        The repetition's comes first, as it scales what the model said.
+        """
+        logits = scores[self._places]
+        self._counts = self._counts.at[self._all, fed[self._places]].add(self._is_new)
+        if not self._are_all_new:
+            self._is_new, self._are_all_new = mx.ones_like(self._is_new), True
+        occurred = self._counts > 0
+        if self._in_prompt is not None:
+            scaled = mx.where(logits > 0, logits / self._repetition, logits * self._repetition)
+            logits = mx.where(occurred | self._in_prompt, scaled, logits)
+        scores[self._places] = logits - self._frequency * self._counts - self._presence * occurred
+        return scores
 
 
 def rows_of(array: mx.array) -> list[Any]:
@@ -439,12 +392,6 @@ def _noise(n: int) -> Callable[[mx.array], mx.array]:
     if n not in _gumbel:
         _gumbel[n] = mx.vmap(lambda key: mx.random.gumbel((n,), key=key))
     return _gumbel[n]
-
-
-def _has_penalties(wanted: Sampling) -> bool:
-    return bool(
-        wanted.frequency_penalty or wanted.presence_penalty or wanted.repetition_penalty != 1
-    )
 
 
 def _bias(wanted: Sampling, n_logits: int) -> mx.array | None:

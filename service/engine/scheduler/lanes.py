@@ -6,32 +6,58 @@ A step of two lanes reads the weights twice, a step of one lane reads the paddin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Collection, Iterator
+from collections.abc import Sequence as Several
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from service.engine.decoding.batch import Generator
-from service.engine.decoding.costs import MAX_STEP_TOKENS, Economy
-from service.engine.decoding.draft_model import Drafter, DraftModel
-from service.engine.decoding.sampling import Sampler
+from service.engine.cache.prefix_cache import Cache
+from service.engine.decoding.batch import Advance, Batch
+from service.engine.decoding.draft_model import DraftModel
+from service.engine.decoding.drafter import Drafter
+from service.engine.decoding.sequence import Sequence
+from service.engine.decoding.speculation import Speculation
+from service.engine.decoding.step_costs import StepCosts
 
-MAX_LANES = 3
-MIN_LANE_BYTES = 8 << 20  # to read less is not worth a step of its own
+MAX_LANES = 3  # each reads all weights in every step (taste)
+MIN_LANE_BYTES = 8 << 20  # padding of so little is read faster than a second step begins (measured)
+PADDING_SHARE = 1 / 8  # of the KV budget that the padding of one lane may take (taste)
 
 
-class Row(Protocol):
-    """What lanes want to know of a row."""
+class Lane:
+    """
+    One batch, and what guesses for it.
+
+    Args:
+        batch: the rows.
+        speculation: steps them with guesses; None: nothing is guessed.
+    """
+
+    def __init__(self, batch: Batch, speculation: Speculation | None) -> None:
+        self.batch = batch
+        self._speculation = speculation
 
     @property
-    def lane(self) -> Generator | None:
-        """Where it is stepped."""
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max((len(each.tokens) for each in self.batch.sequences), default=0)
 
-    @property
-    def length(self) -> int:
-        """Tokens of its prompt and its answer so far."""
+    def padding(self, joining: Several[Sequence]) -> int:
+        """Return how many places would be padding, if the *joining* sequences were here."""
+        lengths = [len(each.tokens) for each in [*joining, *self.batch.sequences]]
+        return max(lengths) * len(lengths) - sum(lengths)
+
+    def step(self) -> list[Advance]:
+        """Advance each row by a token or more."""
+        return self._speculation.step() if self._speculation else self.batch.decode()
+
+    def leave(self, leaving: Collection[Sequence]) -> None:
+        """Take out all *leaving* sequences that are here."""
+        self.batch.leave(leaving)
+        if self._speculation:
+            self._speculation.leave(leaving)
 
 
 class Lanes:
@@ -40,87 +66,84 @@ class Lanes:
 
     Args:
         model: maps token ids, shape (rows, n), and a cache to logits.
-        max_rows: most rows at once.
-        max_tokens_ahead: most tokens of a guess; 0: nothing is guessed.
         bytes_per_token: of keys and values, in layers that grow.
+        kv_budget_bytes: what the caches of all rows may take together.
+        max_tokens_ahead: most tokens of a guess; 0: nothing is guessed.
         draft: guesses what can't be looked up; None: nobody does.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        max_rows: int,
-        max_tokens_ahead: int,
         bytes_per_token: int,
+        kv_budget_bytes: float,
+        max_tokens_ahead: int,
         draft: DraftModel | None = None,
     ) -> None:
         self._model = model
-        self._max_rows = max_rows
-        self._max_tokens_ahead = max_tokens_ahead
         self._bytes_per_token = bytes_per_token
-        self._bearable_bytes = max(_size_bytes(model), MIN_LANE_BYTES)
-        self._draft = draft if max_tokens_ahead else None
-        self._economy = Economy()
-        self._has_read = False
-        self._lanes: list[Generator] = []
+        bearable_bytes = max(_size_bytes(model), MIN_LANE_BYTES)
+        self._bearable_bytes = min(bearable_bytes, kv_budget_bytes * PADDING_SHARE)
+        self._max_tokens_ahead = max_tokens_ahead
+        self._draft = draft
+        self.clear()
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes)
 
     @property
-    def kv_bytes(self) -> int:
-        """Bytes of keys and values of all rows, padding included."""
-        return sum(lane.prompt_cache_nbytes for lane in self._lanes)
+    def sequences(self) -> list[Sequence]:
+        """All rows."""
+        return [each for lane in self._lanes for each in lane.batch.sequences]
 
-    def best_for(self, n_tokens: int, rows: Iterable[Row]) -> Generator:
-        """Return the lane that is padded least with one more row of *n_tokens* beside its *rows*."""
-        lengths: dict[Generator, list[int]] = {}
-        for row in rows:
-            if row.lane is not None:
-                lengths.setdefault(row.lane, [n_tokens]).append(row.length)
-        n_padded = {lane: max(each) * len(each) - sum(each) for lane, each in lengths.items()}
-        best = min(n_padded, key=n_padded.__getitem__, default=None)
-        if best is not None and n_padded[best] * self._bytes_per_token <= self._bearable_bytes:
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of keys and values of all rows, padding included."""
+        return sum(lane.batch.n_bytes for lane in self._lanes)
+
+    def clear(self) -> None:
+        """Drop all rows, and forget what steps cost."""
+        self._lanes: list[Lane] = []
+        self._costs = StepCosts()
+
+    def join(self, sequences: Several[Sequence], cache: Cache) -> None:
+        """Put *sequences*, prefilled into *cache* together, where they are padded least."""
+        self._best_for(sequences).batch.join(sequences, cache)
+
+    def steps(self, *, is_disturbed: bool) -> Iterator[tuple[Lane, list[Advance]]]:
+        """
+        Step one lane after another; yield each with what it brought.
+
+        Args:
+            is_disturbed: prompts are prefilled meanwhile, so that the time that steps take says nothing.
+        """
+        self._costs.is_disturbed = is_disturbed
+        for lane in self._lanes:
+            if lane.batch.sequences:
+                yield lane, lane.step()
+
+    def leave(self, leaving: Collection[Sequence]) -> None:
+        """Take out all *leaving* sequences, wherever they are, in one pass over each lane."""
+        for lane in self._lanes:
+            lane.leave(leaving)
+
+    def _best_for(self, joining: Several[Sequence]) -> Lane:
+        """Return the lane that is padded least with the *joining* sequences in it."""
+        used = [lane for lane in self._lanes if lane.batch.sequences]
+        best = min(used, key=lambda lane: lane.padding(joining), default=None)
+        if best and best.padding(joining) * self._bytes_per_token <= self._bearable_bytes:
             return best
-        empty = next((lane for lane in self._lanes if lane not in lengths), None)
+        empty = next((lane for lane in self._lanes if not lane.batch.sequences), None)
         if empty is None and len(self._lanes) < MAX_LANES:
             empty = self._open()
         return empty or best or self._open()
 
-    def step(self, n_tokens: int) -> tuple[list[Any], list[Any]]:
-        """Step each lane, with *n_tokens* of each prompt that is read; return progress and responses."""
-        progress: list[Any] = []
-        responses: list[Any] = []
-        for lane in self._lanes:
-            self._economy.is_disturbed = self._has_read or bool(progress)
-            lane.prefill_step_size = n_tokens
-            read, drawn = lane.next()
-            progress += read
-            responses += drawn
-        self._has_read = bool(progress)
-        return progress, responses
-
-    def close(self) -> None:
-        """
-        Close all lanes, with all that is in them, and forget what steps cost.
-
-        Nothing else closes one: mlx-lm's generators set MLX's wired limit for all, and take it back.
-        """
-        self._lanes = []
-        self._economy = Economy()
-
-    def _open(self) -> Generator:
-        draws, drafter = Sampler(), None
-        if self._draft is not None:
-            drafter = Drafter(self._draft, draws, self._max_tokens_ahead)
-        lane = Generator(
-            self._model,
-            draws,
-            self._max_tokens_ahead,
-            self._economy,
-            drafter,
-            first_uid=len(self._lanes) << 40,
-            completion_batch_size=self._max_rows,
-            prefill_batch_size=self._max_rows,
-            prefill_step_size=MAX_STEP_TOKENS,
-        )
+    def _open(self) -> Lane:
+        batch, speculation = Batch(self._model), None
+        if self._max_tokens_ahead:
+            drafter = Drafter(self._draft, self._max_tokens_ahead) if self._draft else None
+            speculation = Speculation(batch, self._max_tokens_ahead, self._costs, drafter)
+        lane = Lane(batch, speculation)
         self._lanes.append(lane)
         return lane
 

@@ -1,86 +1,71 @@
 """
-Requests as rows of a batch: mlx-lm's BatchGenerator, with each row's answer beside it.
+What each step does, for all requests that generate.
 
-One `step` is one decode step for every row, or a piece of the prompts that wait, or both. Rows of a batch are
-padded to the longest of them, so there may be several, the `lanes`, stepped one after another.
+One `step` decodes a token, or a checked guess, for every row of every lane; lets waiting sequences in, as far
+as there are places and memory; begins to prefill a piece; and returns all that it brought. What it has begun
+is computed while the caller sends that.
+
+Memory is given for what a sequence holds now and a little more. Where all of them together outgrow it, the
+one that came last is preempted: it waits, and is prefilled again with what it had said.
 """
 
 from __future__ import annotations
 
+import copy
+import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
 
+import mlx.core as mx
 import numpy as np
-from mlx_lm.generate import GenerationBatch, StopSequences, make_stop_sequences
 
-from service.engine.cache.kv import Caches
-from service.engine.cache.prefix_cache import Cache, Held, Ids, PrefixCache
-from service.engine.decoding.batch import Generator
-from service.engine.decoding.costs import Pace
+from service.engine.cache.kv import Caches, arrays, extract, n_bytes, trimmable_below
+from service.engine.cache.prefix_cache import Cache, Ids, PrefixCache, PrefixHit
+from service.engine.decoding.batch import Advance
 from service.engine.decoding.draft_model import DraftModel
-from service.engine.decoding.sampling import Draw
-from service.engine.decoding.scoring import Scored, Scoring
+from service.engine.decoding.sampling import SequenceSampling
+from service.engine.decoding.scoring import Scoring
+from service.engine.decoding.sequence import Sequence, Status
 from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
-from service.engine.scheduler.lanes import Lanes
-from service.engine.scheduler.prefill import Prompt, Readings, window_of
-from service.engine.text.answer import Answer, Reader
+from service.engine.scheduler.budget import PrefillBudget
+from service.engine.scheduler.lanes import Lane, Lanes
+from service.engine.scheduler.output import StepOutput, Teller
+from service.engine.scheduler.prefill import Prefills
+from service.engine.text.answer import AnswerParser
 from service.engine.text.prompt import Prepared
-from service.protocol import Delta, FinishReason, Job, Spent, TokenLogprob
+from service.protocol import Job
 
-MAX_READING = 8  # prompts at once
-_NO_END = StopSequences()
+_log = logging.getLogger(__name__)
 
-
-@dataclass
-class _Row:
-    ticket: int
-    job: Job
-    prepared: Prepared
-    ids: Ids
-    answer: Answer
-    draw: Draw
-    max_tokens: int
-    came_s: float
-    lane: Generator | None = None
-    held: Held | None = None
-    reach: int = 0
-    reach_at: int = -1
-    n_cached: int = 0
-    begun_s: float | None = None
-    first_s: float | None = None
-    n_tokens: int = 0
-
-    @property
-    def length(self) -> int:
-        """Tokens of its prompt and its answer so far."""
-        return len(self.ids) + self.n_tokens
+MAX_PREFILLS = (
+    8  # sequences that hold a cache and don't decode yet: more would only hold memory (taste)
+)
+HEADROOM_TOKENS = (
+    256  # that a sequence must have room for when it is let in: mlx-lm's caches grow so
+)
 
 
-class Batcher:
+class Scheduler:
     """
-    The rows that generate now. Belongs to the MLX thread.
+    The requests that generate now. Belongs to the MLX thread.
 
     Args:
         loaded: the model and its tokenizer.
         vocabulary: its tokens.
         max_rows: most rows at once.
         caches: makes each row's; by default the model's own.
-        prefixes: what has been read before; by default nothing is kept.
-        row_bytes: what the caches of a row of so many tokens take; by default its own alone.
-        max_kv_bytes: of the caches of all rows together, at the longest that they may become.
-        max_tokens_ahead: most tokens that a row is given by guessing in one step; 0: nothing is guessed.
+        prefixes: what was prefilled before; by default nothing is kept.
+        sequence_bytes: what the caches of a sequence of so many tokens take; by default its own alone.
+        kv_budget_bytes: what the caches of all sequences may take together.
+        max_tokens_ahead: most tokens to guess for a row in one step; 0: nothing is guessed.
         draft: guesses what can't be looked up; None: nobody does.
 
     Attributes:
         window: caches of as many tokens or more can't be shortened; may be infinite.
         context_length: longest prompt and answer together, in tokens.
-        broken: tickets whose answers could not be held to their form in the last step, and the request's
-            field that asked for it; their rows are gone, the others are as they were.
+        sequences: all that are not finished, by ticket, in the order in which they came.
     """
 
     def __init__(
@@ -91,50 +76,68 @@ class Batcher:
         *,
         caches: Caches | None = None,
         prefixes: PrefixCache | None = None,
-        row_bytes: Callable[[int], int] | None = None,
-        max_kv_bytes: float = math.inf,
+        sequence_bytes: Callable[[int], int] | None = None,
+        kv_budget_bytes: float = math.inf,
         max_tokens_ahead: int = 0,
         draft: DraftModel | None = None,
     ) -> None:
         self._loaded = loaded
         self._vocabulary = vocabulary
         self._max_rows = max_rows
-        self._prefixes = PrefixCache(max_bytes=0) if prefixes is None else prefixes
         self._caches = caches or Caches(loaded.model, None, None)
+        self._prefixes = PrefixCache(max_bytes=0) if prefixes is None else prefixes
+        self._sequence_bytes = sequence_bytes or self._caches.n_bytes
+        self._kv_budget_bytes = kv_budget_bytes
         self.context_length = loaded.card.context_length
-        self.window = window_of(self._caches.make())
-        self._row_bytes = row_bytes or self._caches.n_bytes
-        self._max_kv_bytes = max_kv_bytes
-        ahead = max_tokens_ahead if self.window > 0 else 0
-        self._lanes = Lanes(loaded.model, max_rows, ahead, self._caches.bytes_per_token, draft)
-        self._turn_ends = make_stop_sequences(loaded.tokenizer)
-        self._reader = Reader(loaded.tokenizer)
-        self._start()
+        self.window = trimmable_below(self._caches.make())
+        self._lanes = Lanes(
+            loaded.model,
+            self._caches.bytes_per_token,
+            kv_budget_bytes,
+            max_tokens_ahead if self.window > 0 else 0,
+            draft,
+        )
+        self._ends = frozenset(loaded.tokenizer.eos_token_ids)
+        self._answers = AnswerParser(loaded.tokenizer)
+        self._teller = Teller(vocabulary)
+        self.reset()
 
     @property
     def tickets(self) -> list[int]:
-        """The tickets of all rows: being scored, waiting, prefilling or decoding."""
-        return [row.ticket for row in [*self._scored, *self._waiting, *self._rows.values()]]
+        """The tickets of all sequences that are not finished."""
+        return list(self.sequences)
+
+    @property
+    def n_rows(self) -> int:
+        """How many sequences have a KV cache now: they prefill or decode."""
+        return len(self._prefills.sequences) + len(self._lanes.sequences)
+
+    @property
+    def n_lanes(self) -> int:
+        """How many batches are stepped beside each other now."""
+        return sum(bool(lane.batch.sequences) for lane in self._lanes)
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of keys and values of all rows, padding included."""
-        return self._lanes.kv_bytes
+        """Bytes of keys and values of all sequences, padding included."""
+        own = sum(n_bytes(each.cache or []) for each in self._prefills.sequences)
+        return own + self._lanes.n_bytes
 
     def reset(self) -> None:
-        """Drop every row, everything that a failed step may have left behind, and what steps took."""
-        self._prefixes.clear()
-        self._start()
-
-    def _start(self) -> None:
-        self._pace = Pace()
-        self._rows: dict[int, _Row] = {}
-        self._waiting: list[_Row] = []
-        self._readings = Readings(self.window, is_keeping=self._prefixes.is_on)
-        self._scored: list[_Row] = []
-        self.broken: list[tuple[int, str]] = []
+        """Drop every sequence, everything that a failed step may have left behind, and what steps took."""
+        self.sequences: dict[int, Sequence] = {}
+        self._waiting: list[Sequence] = []
+        self._scored: list[Sequence] = []
         self._scoring: Scoring | None = None
-        self._lanes.close()
+        self._prefills = Prefills(self._loaded.model, self.window, is_keeping=self._prefixes.is_on)
+        self._budget = PrefillBudget()
+        self._begun = [
+            0,
+            0,
+        ]  # tokens whose prefill was begun in the step before last, and in the last
+        self._read_s = 0.0
+        self._lanes.clear()
+        self._prefixes.clear()
 
     def add(self, ticket: int, prepared: Prepared, job: Job, came_s: float | None = None) -> None:
         """
@@ -146,135 +149,230 @@ class Batcher:
             job: what is asked for.
             came_s: when it came, on the monotonic clock; by default now.
         """
-        draw = Draw(
+        sampling = SequenceSampling(
             job.sampling,
             self._loaded.sampling,
             prepared.ids,
             self._vocabulary.n_logits,
             top_logprobs=job.top_logprobs,
-            gate=prepared.gate,
+            token_mask=prepared.token_mask,
         )
-        answer = self._reader.answer(job, is_thinking=prepared.is_thinking)
-        came_s = time.monotonic() if came_s is None else came_s
-        ids = np.array(prepared.ids, dtype=np.uint32)
-        room = self.context_length - len(ids)
-        max_tokens = min(job.max_tokens or room, room)
-        row = _Row(ticket, job, prepared, ids, answer, draw, max_tokens, came_s)
-        (self._scored if job.echo else self._waiting).append(row)
+        room = self.context_length - len(prepared.ids)
+        may_go_on = job.ignore_eos and prepared.token_mask is None
+        sequence = Sequence(
+            ticket,
+            job,
+            np.array(prepared.ids, dtype=np.uint32),
+            prepared.text,
+            self._answers.answer(job, is_thinking=prepared.is_thinking),
+            sampling,
+            max_tokens=min(job.max_tokens or room, room),
+            ends=frozenset() if may_go_on else self._ends,
+            last_turn_at=prepared.last_turn_at,
+            came_s=time.monotonic() if came_s is None else came_s,
+            status=Status.SCORING if job.echo else Status.WAITING,
+        )
+        self.sequences[ticket] = sequence
+        (self._scored if job.echo else self._waiting).append(sequence)
 
-    def _begin(self) -> None:
-        """Let rows in, first come first served; who gains by waiting for another's prompt does."""
-        for row in self._waiting.copy():
-            n_reading = len(self._readings.unread)
-            is_full = len(self._rows) >= self._max_rows or n_reading >= MAX_READING
-            if is_full or not self._has_room_for(row):
+    def cancel(self, tickets: Collection[int]) -> None:
+        """Drop the sequences of all *tickets* that there are, and their caches, in one pass."""
+        leaving = [self.sequences[each] for each in tickets if each in self.sequences]
+        self._finish(leaving)
+
+    def step(self) -> StepOutput:
+        """Advance every sequence; return all that it brought."""
+        output = StepOutput()
+        self._score(output)
+        self._decode(output)
+        self._admit()
+        self._prefill(output)
+        self._preempt()
+        return output
+
+    def _decode(self, output: StepOutput) -> None:
+        """Advance every row, and let those go that have ended."""
+        n_decoding = len(self._lanes.sequences)
+        if not n_decoding:
+            self._read_s = 0.0
+            return
+        finished: list[Sequence] = []
+        try:
+            for lane, advances in self._lanes.steps(is_disturbed=any(self._begun)):
+                ended = [one.sequence for one in advances if self._tell(one, output)]
+                self._keep_ended(lane, ended)
+                finished += ended
+        except Exception as error:
+            self._finish(finished)
+            self._lose(self._lanes.sequences, error, output)
+            return
+        self._finish(finished)
+        now_s = time.monotonic()
+        if self._read_s:
+            self._budget.learn(now_s - self._read_s, self._begun[0], n_decoding)
+        self._read_s = now_s
+        self._begun = [self._begun[1], 0]
+
+    def _tell(self, advance: Advance, output: StepOutput) -> bool:
+        """Put what a sequence says into *output*; return whether it is over, since it ended or broke."""
+        try:
+            return self._teller.tell(advance, output)
+        except Exception:
+            ticket = advance.sequence.ticket
+            _log.exception("the answer of ticket %d could not be read", ticket)
+            output.failures.append(ticket)
+            return True
+
+    def _admit(self) -> None:
+        """Let sequences in, first come first served; one whose prefix is being prefilled waits for that."""
+        for each in self._waiting.copy():
+            is_full = self.n_rows >= self._max_rows or len(self._prefills.sequences) >= MAX_PREFILLS
+            if is_full or not self._has_room_for(each):
                 return
-            if row.held is None and self._readings.is_coming(row.ids, self._reach(row)):
+            if each.cache is None and self._will_match_more(each.ids):
                 continue
-            self._waiting.remove(row)
-            if row.held is None:
-                row.held = self._prefixes.find(row.ids)
-                row.n_cached = row.held.n_tokens
-            self._insert(row, row.held)
-            row.held = None
+            self._waiting.remove(each)
+            self._begin(each)
 
-    def _reach(self, row: _Row) -> int:
-        """Return how much of a waiting row's prompt there is; looked up again only when more is kept."""
-        if row.reach_at != self._prefixes.n_kept:
-            row.reach, row.reach_at = self._prefixes.reach(row.ids[:-1]), self._prefixes.n_kept
-        return row.reach
-
-    def _has_room_for(self, row: _Row) -> bool:
-        rows = [*self._rows.values(), row]
-        n_bytes = sum(self._row_bytes(len(each.ids) + each.max_tokens) for each in rows)
-        return n_bytes <= self._max_kv_bytes
-
-    def _insert(self, row: _Row, held: Held) -> None:
-        """Make a row of the batch, that begins with what is *held* of its prompt."""
-        ends = self._turn_ends
-        if row.job.ignore_eos and row.draw.gate is None:
-            ends = _NO_END
-        waiting = (each.ids for each in self._waiting)
-        marks = self._readings.marks(row.ids, held, waiting, row.prepared.n_before)
-        places = [held.n_tokens, *marks, len(row.ids)]
-        row.lane = lane = self._lanes.best_for(len(row.ids), self._rows.values())
-        (uid,) = lane.insert_segments(
-            [[row.prepared.ids[begin:end] for begin, end in pairwise(places)]],
-            max_tokens=[row.max_tokens],
-            caches=[held.cache or self._caches.make()],
-            all_tokens=[row.prepared.ids[: held.n_tokens]],
-            samplers=[lane.sampler],
-            logits_processors=[row.draw.processors],
-            stop_sequences=[lane.sampler.turnstile(row.draw, ends)],
+    def _will_match_more(self, ids: Ids) -> bool:
+        """Whether more of *ids* will be in the prefix cache soon."""
+        prefills = self._prefills
+        return prefills.is_coming(ids, 0) and prefills.is_coming(
+            ids, self._prefixes.match_length(ids[:-1])
         )
-        self._rows[uid] = row
-        self._readings.prompts[uid] = Prompt(row.ids, held.n_tokens, marks)
 
-    def remove(self, ticket: int) -> None:
-        """Drop the row of *ticket* and its cache, if there is one."""
-        if self._scored and self._scored[0].ticket == ticket:
-            self._scoring = None
-        self._scored = [row for row in self._scored if row.ticket != ticket]
-        self._waiting = [row for row in self._waiting if row.ticket != ticket]
-        for uid, row in self._rows.items():
-            if row.ticket == ticket:
-                self._drop(uid)
-                return
+    def _begin(self, each: Sequence) -> None:
+        """Give a sequence a cache, with as much of its prompt in it as there is."""
+        if each.cache is None:
+            hit = self._prefixes.find(each.ids)
+            if each.begun_s is None:
+                each.n_prefix = hit.n_tokens
+            each.cache, each.n_in_cache = hit.cache or self._caches.make(), hit.n_tokens
+        else:  # its prompt has been scored
+            hit = PrefixHit(each.n_in_cache, each.cache, each.n_in_cache)
+        waiting = (other.ids for other in self._waiting)
+        each.stops = self._prefills.stops(each.ids, hit, waiting, each.last_turn_at)
+        each.status = Status.PREFILL
+        self._prefills.sequences.append(each)
 
-    def step(self) -> tuple[Delta, ...]:
-        """Advance every row and return what it brought."""
-        self.broken = []
-        deltas = self._score()
-        self._begin()
-        if self._rows:
-            deltas += self._advance()
-        return tuple(delta for delta in deltas if _says_something(delta))
-
-    def _advance(self) -> list[Delta]:
-        """Decode a token for every row that has its prompt, and read a piece of the other prompts."""
-        n_reading = len(self._readings.prompts)
-        n_decoding = len(self._rows) - n_reading
-        n_waiting = n_reading + len(self._waiting)
-        step_tokens = self._pace.n_tokens(self._readings.unread, n_waiting, n_decoding)
+    def _prefill(self, output: StepOutput) -> None:
+        """Begin to prefill a piece; those of whom all is prefilled join a lane."""
+        prefills = self._prefills
+        if not prefills.sequences:
+            return
+        n_decoding = len(self._lanes.sequences)
+        n_tokens = self._budget.n_tokens(len(prefills.sequences) + len(self._waiting), n_decoding)
+        group = [each for each in prefills.sequences if not each.n_left]
+        group = group or prefills.next_group(n_tokens, self._budget.group_tokens)
         began_s = time.monotonic()
-        progress, responses = self._lanes.step(step_tokens)
-        n_read, n_begun = self._follow(progress, began_s)
-        if not n_begun:  # the first token of a row takes a step of its own
-            self._pace.learn(time.monotonic() - began_s, n_read, n_decoding)
-        lasts = {each.uid: each for each in responses}
-        return [self._read(each, lasts[each.uid]) for each in responses if each.uid in self._rows]
+        try:
+            cache, n_fed = prefills.feed(group, n_tokens)
+            self._keep_prefixes(group, cache)
+            if n_decoding:
+                mx.async_eval(arrays(cache))  # type: ignore[no-untyped-call]  # mlx's stubs
+            else:
+                mx.eval(arrays(cache))
+        except Exception as error:
+            self._lose(group, error, output)
+            return
+        for each in group:
+            each.begun_s = each.begun_s or began_s
+        if n_decoding:
+            self._begun[1] = n_fed
+        else:
+            self._budget.learn(time.monotonic() - began_s, n_fed, 0)
+        if not group[0].n_left:
+            prefills.sequences = [each for each in prefills.sequences if each not in group]
+            self._lanes.join(group, cache)
 
-    def _follow(self, progress: Sequence[Any], began_s: float) -> tuple[int, int]:
+    def _keep_prefixes(self, group: list[Sequence], cache: Cache) -> None:
+        """Keep copies of what was prefilled, where they are worth it."""
+        for place, each in enumerate(group):
+            waiting = (other.ids for other in self._waiting)
+            if self._prefills.is_wanted(each, waiting):
+                own = copy.deepcopy(cache) if len(group) == 1 else extract(cache, place)
+                self._prefixes.keep(each.ids[: each.n_in_cache], own)
+
+    def _keep_ended(self, lane: Lane, ended: Iterable[Sequence]) -> None:
+        """Keep the caches of sequences that have ended, as the chat may go on."""
+        for each in ended:
+            if self._prefixes.is_on and each.finish_reason is not None:
+                tokens = np.array(each.cached_tokens, dtype=np.uint32)
+                self._prefixes.keep(tokens, lane.batch.copy_cache(each))
+
+    def _finish(self, leaving: Collection[Sequence]) -> None:
+        """Forget all *leaving* sequences, wherever they stand."""
+        if not leaving:
+            return
+        if self._scored and self._scored[0] in leaving:
+            self._scoring = None
+        for each in leaving:
+            each.status, each.cache = Status.FINISHED, None
+            self.sequences.pop(each.ticket, None)
+        self._scored = [each for each in self._scored if each not in leaving]
+        self._waiting = [each for each in self._waiting if each not in leaving]
+        self._prefills.sequences = [
+            each for each in self._prefills.sequences if each not in leaving
+        ]
+        self._lanes.leave(leaving)
+
+    def _lose(self, sequences: Collection[Sequence], error: Exception, output: StepOutput) -> None:
         """
-        Note how far the prompts have been read, from *began_s* on.
+        Let *sequences* go, which broke in a step; where memory ran out, the longest alone.
 
-        Returns:
-            How many tokens were read, and how many rows have begun to decode.
+        Their caches may be half written: what goes on is prefilled again.
         """
-        n_read = n_begun = 0
-        for piece in progress:
-            prompt, row = self._readings.prompts[piece.uid], self._rows[piece.uid]
-            row.begun_s = row.begun_s or began_s
-            if piece.end_of_prompt:
-                del self._readings.prompts[piece.uid]
-                n_begun += 1
-                continue
-            n_done, n_all = piece.progress
-            n_before, prompt.n_read = prompt.n_read, len(prompt.ids) - n_all + n_done
-            n_read += prompt.n_read - n_before
-            if self._readings.is_wanted(prompt, (each.ids for each in self._waiting)):
-                assert row.lane is not None
-                cache, _ = row.lane.extract_cache([piece.uid])[piece.uid]
-                self._prefixes.keep(prompt.ids[: prompt.n_read], cache)
-        return n_read, n_begun
+        _log.exception("a step failed for tickets %s", [each.ticket for each in sequences])
+        lost = set(sequences)
+        if _is_memory(error):
+            longest = max(sequences, key=lambda each: len(each.tokens))
+            # A mask may have taken a token that was not said; it can't be taken back.
+            lost = {each for each in sequences if each is longest or each.sampling.token_mask}
+        output.failures += [each.ticket for each in lost]
+        if any(each.status is Status.DECODING for each in sequences):
+            self._lanes.clear()
+        self._finish(lost)
+        self._wait_again([each for each in sequences if each not in lost])
 
-    def _score(self) -> list[Delta]:
-        """Score a piece of the first prompt that waits for it; return its echo once it is whole."""
+    def _preempt(self) -> None:
+        """Where the caches outgrow their memory, let the prefix cache give way, then who came last."""
+        while self._held_bytes() > self._kv_budget_bytes:
+            holding = [each for each in self.sequences.values() if each.n_in_cache]
+            if len(holding) < 2:
+                return
+            _log.info("ticket %d waits: the KV cache is full", holding[-1].ticket)
+            self._lanes.leave(holding[-1:])
+            self._wait_again(holding[-1:])
+
+    def _wait_again(self, sequences: list[Sequence]) -> None:
+        """Take the caches of *sequences* away, and let them wait before all others."""
+        for each in sequences:
+            each.preempt()
+        self._prefills.sequences = [
+            each for each in self._prefills.sequences if each not in sequences
+        ]
+        self._waiting[:0] = sequences
+
+    def _has_room_for(self, sequence: Sequence) -> bool:
+        """Whether there is memory for what *sequence* holds at first; alone it always fits."""
+        n_tokens = len(sequence.tokens) + min(sequence.max_tokens, HEADROOM_TOKENS)
+        needed_bytes = self._held_bytes() + self._sequence_bytes(n_tokens)
+        return not self.n_rows or needed_bytes <= self._kv_budget_bytes
+
+    def _held_bytes(self) -> int:
+        """Return what the caches of all sequences take, rows of a lane as long as the longest."""
+        lengths = [len(each.tokens) for each in self._prefills.sequences]
+        for lane in self._lanes:
+            lengths += [lane.longest] * len(lane.batch.sequences)
+        return sum(map(self._sequence_bytes, lengths))
+
+    def _score(self, output: StepOutput) -> None:
+        """Score a piece of the first prompt that waits for it; say its echo once it is whole."""
         if not self._scored:
-            return []
-        row = self._scored[0]
-        row.begun_s = row.begun_s or time.monotonic()
-        ids, n_top = row.prepared.ids, row.job.top_logprobs
+            return
+        each = self._scored[0]
+        each.begun_s = each.begun_s or time.monotonic()
+        ids, n_top = each.tokens, each.job.top_logprobs
         if n_top is not None:
             if self._scoring is None:
                 self._scoring = Scoring(
@@ -283,100 +381,20 @@ class Batcher:
             if not self._scoring.is_done:
                 self._scoring.step()
             if not self._scoring.is_done:
-                return []
+                return
         scoring, self._scoring = self._scoring, None
+        output.deltas.append(self._teller.echo(each, scoring.scored if scoring else None))
+        if each.job.max_tokens == 0:
+            self._finish([each])
+            return
         self._scored.pop(0)
-        logprobs = self._echoed(ids, scoring.scored) if scoring else ()
-        if row.job.max_tokens == 0:
-            spent = self._spent(row)
-            return [
-                Delta(row.ticket, row.prepared.text, 0, "length", logprobs=logprobs, spent=spent)
-            ]
         if scoring and len(ids) > 1:
-            row.held = Held(len(ids) - 1, scoring.cache, len(ids) - 1)
-        self._waiting.append(row)
-        return [Delta(row.ticket, row.prepared.text, 0, logprobs=logprobs)]
-
-    def _echoed(self, ids: list[int], scored: Sequence[Scored]) -> tuple[TokenLogprob, ...]:
-        first = self._vocabulary.told(ids[0], None, ())
-        rest = [
-            self._vocabulary.told(token, value, top)
-            for token, (value, top) in zip(ids[1:], scored, strict=True)
-        ]
-        return (first, *rest)
-
-    def _read(self, response: GenerationBatch.Response, last: GenerationBatch.Response) -> Delta:
-        """Turn one row's new token into what it says; the row goes if its answer is over, with the *last*."""
-        row = self._rows[response.uid]
-        if row.first_s is None:
-            row.first_s = time.monotonic()
-        logprob = self._logprob(row, response.token)
-        reason: FinishReason | None = response.finish_reason
-        ends_turn = reason == "stop"
-        row.n_tokens += not ends_turn
-        answer = row.answer
-        said = answer.finish() if ends_turn else answer.add(response.token, logprob)
-        if ends_turn and row.job.echo and logprob is not None:
-            said.logprobs += (logprob,)  # who scores prompts counts on one for each token drawn
-        if reason == "length" and not answer.is_over:
-            rest = answer.finish()
-            said.text += rest.text
-            said.reasoning += rest.reasoning
-            said.tool_calls += rest.tool_calls
-            said.logprobs += rest.logprobs
-        if reason is not None or answer.is_over:
-            self._end(last)
-        if row.draw.gate is not None and row.draw.gate.is_broken:
-            param = row.job.constraint.param if row.job.constraint else "tools"
-            self.broken.append((row.ticket, param))
-            if response.uid in self._rows:
-                self._drop(response.uid)
-            return Delta(row.ticket, "", row.n_tokens)
-        if answer.is_over or reason is not None:
-            reason = answer.reason(reason or "stop")
-        return Delta(
-            row.ticket,
-            said.text,
-            row.n_tokens,
-            reason,
-            said.reasoning,
-            answer.n_reasoning_tokens,
-            said.tool_calls,
-            said.logprobs,
-            None if reason is None else self._spent(row),
-            answer.stop_text,
-        )
-
-    def _logprob(self, row: _Row, token: int) -> TokenLogprob | None:
-        """Return what was reported for the row's token; None where nothing is."""
-        if not row.draw.reports:
-            return None
-        report, place = row.draw.reports.popleft()
-        value, top = report.read(place)
-        return self._vocabulary.told(token, value, top[: row.job.top_logprobs])
-
-    def _spent(self, row: _Row) -> Spent:
-        now_s = time.monotonic()
-        begun_s = row.begun_s or now_s
-        first_s = row.first_s or now_s
-        return Spent(row.n_cached, begun_s - row.came_s, first_s - begun_s, now_s - first_s)
-
-    def _end(self, last: GenerationBatch.Response) -> None:
-        """Let a row go, whose *last* token of this step may have ended it; keep it, as the chat may go on."""
-        cache, tokens = self._drop(last.uid) or (last.prompt_cache, last.all_tokens)
-        self._prefixes.keep(np.array(tokens, dtype=np.uint32), cache)
-
-    def _drop(self, uid: int) -> tuple[Cache, list[int]] | None:
-        """Forget a row; return its cache, not computed yet, and its tokens, if the batch still has it."""
-        row = self._rows.pop(uid)
-        assert row.lane is not None
-        row.lane.sampler.forget(row.draw)
-        self._readings.prompts.pop(uid, None)
-        left: dict[int, tuple[Cache, list[int]]] = row.lane.remove([uid], return_prompt_caches=True)
-        return left.get(uid)
+            each.cache, each.n_in_cache = scoring.cache, len(ids) - 1
+        each.status = Status.WAITING
+        self._waiting.append(each)
 
 
-def _says_something(delta: Delta) -> bool:
-    return bool(
-        delta.text or delta.reasoning or delta.tool_calls or delta.logprobs or delta.finish_reason
-    )
+def _is_memory(error: Exception) -> bool:
+    """Whether *error* says that memory ran out; MLX has no class of its own for that."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "memory" in text or "alloc" in text

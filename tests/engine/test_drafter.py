@@ -19,15 +19,16 @@ from service.catalog.card import EMBEDDED_FOLDER, UnfitModel
 from service.engine.cache.kv import Caches
 from service.engine.cache.memory_plan import MB, plan
 from service.engine.decoding import draft_model
-from service.engine.decoding.costs import (
+from service.engine.decoding.draft_model import DraftModel, load_draft
+from service.engine.decoding.drafter import Drafter
+from service.engine.decoding.prompt_lookup import PromptLookup
+from service.engine.decoding.step_costs import (
     ADVANCE_STEPS,
-    MAX_CREDIT_STEPS,
+    MAX_BUDGET_STEPS,
     SAVED_STEPS,
-    Credit,
-    Economy,
+    DraftBudget,
+    StepCosts,
 )
-from service.engine.decoding.draft_model import Drafter, DraftModel, load_draft
-from service.engine.decoding.prompt_lookup import Lookup
 from service.engine.model.load import LoadedModel, load
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.scheduler import lanes
@@ -38,17 +39,17 @@ from tests.benchmarks import deep_model
 from tests.engine import random_models
 from tests.engine.conftest import job
 from tests.engine.random_models import N_TOKENS, dressed
-from tests.engine.test_drafts import AHEAD, Heard, wish
 from tests.engine.test_prefix_cache import some
+from tests.engine.test_speculation import AHEAD, Heard, wish
 
 
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the draft model guess in every step, and nobody else: what it costs is not what is tested here."""
-    monkeypatch.setattr(Lookup, "guess", lambda *_: [])
-    monkeypatch.setattr(Economy, "step_s", lambda *_: 1.0)
-    monkeypatch.setattr(Economy, "charge", lambda *_: None)
-    monkeypatch.setattr(Economy, "reward", lambda *_: None)
+    monkeypatch.setattr(PromptLookup, "guess", lambda *_: [])
+    monkeypatch.setattr(StepCosts, "step_s", lambda *_: 1.0)
+    monkeypatch.setattr(StepCosts, "charge", lambda *_: None)
+    monkeypatch.setattr(StepCosts, "reward", lambda *_: None)
 
 
 class Resized(nn.Module):
@@ -147,7 +148,7 @@ def test_rows_of_several_lanes_are_drafted(
     expected = plain.answers(jobs)
 
     assert expected == ahead.answers(jobs)
-    assert len(ahead.batcher._lanes._lanes) == 2
+    assert ahead.most_lanes == 2
     assert ahead.n_steps < 0.9 * plain.n_steps
 
 
@@ -160,12 +161,12 @@ def test_cancelled_rows_leave_the_others_as_they_are(
     jobs = [(some(n, n), wish(max_tokens=60)) for n in (30, 20, 700, 40)]
     expected = plain.answers(jobs)
     for ticket, (prompt, each) in enumerate(jobs):
-        ahead.batcher.add(ticket, Prepared(prompt), each)
+        ahead.add(ticket, Prepared(prompt), each)
     for cancelled in (1, 2):
         for _ in range(3):
             ahead.step()
-        ahead.batcher.remove(cancelled)
-    while ahead.batcher.tickets:
+        ahead.scheduler.cancel({cancelled})
+    while ahead.scheduler.tickets:
         ahead.step()
 
     assert [ahead.said[0], ahead.said[3]] == [expected[0], expected[3]]
@@ -185,7 +186,7 @@ def test_rows_that_cannot_be_drafted_are_served_beside(
     model = dressed("full", loaded)
     said = []
     for heard in (Heard(model, vocabulary, 0), drafting(model, vocabulary, model.model)):
-        heard.batcher.add(9, prompter.prepare(held), held)
+        heard.add(9, prompter.prepare(held), held)
         said.append([*heard.answers(jobs), heard.said[9]])
 
     assert said[0] == said[1]
@@ -200,14 +201,9 @@ def test_row_longer_than_the_draft_can_read_goes_on_without(
     guessing = DraftModel(model.model, 64, vocabulary.n_logits)
     plain, ahead = Heard(model, vocabulary, 0), Heard(model, vocabulary, AHEAD, draft=guessing)
     jobs = [(some(20, i), wish(max_tokens=100)) for i in range(2)]
-    credit = ahead.batcher._lanes._economy.credit
-    credit.gain = 3.0
 
     assert plain.answers(jobs) == ahead.answers(jobs)
     assert 60 < ahead.n_steps < 80
-    assert (
-        credit.gain == 0
-    )  # or what can be looked up would have to be better than a draft that isn't there
 
 
 @pytest.mark.parametrize("n_logits", [1000, 1500])
@@ -233,14 +229,14 @@ def test_rows_far_behind_catch_up(
     jobs = [(some(n, n), wish(max_tokens=200)) for n in (30, 20)]
     expected = plain.answers(jobs)
     for ticket, (prompt, each) in enumerate(jobs):
-        ahead.batcher.add(ticket, Prepared(prompt), each)
+        ahead.add(ticket, Prepared(prompt), each)
     for steps, n_rounds in ((0.0, 5), (1.0, 5), (0.0, 60), (1.0, 99)):
-        monkeypatch.setattr(Credit, "steps", steps)
+        monkeypatch.setattr(DraftBudget, "steps", steps)
         for _ in range(n_rounds):
             ahead.step()
 
     assert [ahead.said[0], ahead.said[1]] == expected
-    assert not ahead.batcher.tickets
+    assert not ahead.scheduler.tickets
 
 
 def test_draft_that_breaks_breaks_the_step_and_no_more(
@@ -254,14 +250,16 @@ def test_draft_that_breaks_breaks_the_step_and_no_more(
     guess = Drafter.guess
 
     def broken(*_: object) -> None:
-        raise RuntimeError("out of memory")
+        raise RuntimeError("shapes")
 
     monkeypatch.setattr(Drafter, "guess", broken)
-    with pytest.raises(RuntimeError):
-        ahead.answers(jobs)
-    ahead.batcher.reset()
+    ahead.add(7, Prepared(jobs[0][0]), jobs[0][1])
+    failures: list[int] = []
+    while ahead.scheduler.tickets:
+        failures += ahead.scheduler.step().failures
     monkeypatch.setattr(Drafter, "guess", guess)
 
+    assert failures == [7]
     assert ahead.answers(jobs) == expected
 
 
@@ -279,19 +277,19 @@ def test_warm_up_runs_the_draft(
 
     monkeypatch.setattr(Drafter, "guess", watched)
     ahead = drafting(loaded, vocabulary, loaded.model)
-    warm_up(ahead.batcher, some(20, 1), 4)
+    warm_up(ahead.scheduler, some(20, 1), 4)
 
     assert any(any(found) for found in seen)
 
 
 def test_credit_is_used_up_and_put_by() -> None:
     """An advance; what is saved, up to so much; then a rest until the advance is there again."""
-    credit = Credit()
+    credit = DraftBudget()
     credit.book(-ADVANCE_STEPS + 1)
     assert credit.steps == 1
     credit.book(1000)
-    assert credit.steps == MAX_CREDIT_STEPS
-    credit.book(-MAX_CREDIT_STEPS)
+    assert credit.steps == MAX_BUDGET_STEPS
+    credit.book(-MAX_BUDGET_STEPS)
     n_rests = 0
     while not credit.steps:
         credit.put_by()
@@ -303,14 +301,14 @@ def test_credit_is_used_up_and_put_by() -> None:
 def test_economy_of_a_draft_that_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step with it takes twice as long and brings nothing: over many steps, hardly any time is lost."""
     monkeypatch.undo()
-    economy, spent_s = Economy(), 0.0
+    economy, spent_s = StepCosts(), 0.0
     for _ in range(5000):
-        if economy.step_s(2) and economy.credit.steps:
+        if economy.step_s(2) and economy.draft_budget.steps:
             economy.learn(0.015, 2, 6)
             economy.reward(2, 0.020, 2)
             spent_s += 0.020
         else:
-            economy.credit.put_by()
+            economy.draft_budget.put_by()
             economy.learn(0.010, 2, 0)
             spent_s += 0.010
 
@@ -320,14 +318,14 @@ def test_economy_of_a_draft_that_does_not_pay(monkeypatch: pytest.MonkeyPatch) -
 def test_economy_of_a_draft_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked in all steps but those that are timed without it; free guesses must be better than it."""
     monkeypatch.undo()
-    economy, n_drafted = Economy(), 0
+    economy, n_drafted = StepCosts(), 0
     for _ in range(1000):
-        if economy.step_s(2) and economy.credit.steps:
+        if economy.step_s(2) and economy.draft_budget.steps:
             economy.learn(0.015, 2, 6)
             economy.reward(2, 0.020, 8)
             n_drafted += 1
         else:
-            economy.credit.put_by()
+            economy.draft_budget.put_by()
             economy.learn(0.010, 2, 0)
 
     assert n_drafted > 950
@@ -408,7 +406,7 @@ def test_draft_that_does_not_run_in_a_batch_is_refused(monkeypatch: pytest.Monke
     def broken(*_: object) -> None:
         raise ValueError("shapes")
 
-    monkeypatch.setattr(draft_model, "_joined", broken)
+    monkeypatch.setattr(draft_model, "merge", broken)
     with pytest.raises(UnfitModel, match="does not run in a batch"):
         DraftModel(random_models.model("full"), 4096, N_TOKENS)
 

@@ -8,18 +8,17 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_lm.generate import _extend_cache, _merge_caches
 from mlx_lm.models.cache import make_prompt_cache
 
-from service.engine.cache.kv import Caches, rewind, straighten
+from service.engine.cache.kv import Caches, extend, merge, to_temporal_order, trim_each
 from service.engine.cache.prefix_cache import PrefixCache
-from service.engine.decoding.costs import Economy
-from service.engine.decoding.prompt_lookup import Lookup, Trust, stood
+from service.engine.decoding.prompt_lookup import Acceptance, PromptLookup, accepted
+from service.engine.decoding.step_costs import StepCosts
 from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
-from service.engine.scheduler.scheduler import Batcher
+from service.engine.scheduler.scheduler import Scheduler
 from service.engine.text.prompt import Prepared
-from service.protocol import Delta, Job, Sampling, Tokens
+from service.protocol import Job, Sampling, Tokens
 from tests.engine import random_models
 from tests.engine.conftest import run
 from tests.engine.random_models import dressed
@@ -41,7 +40,7 @@ class Heard:
     def __init__(
         self, model: LoadedModel, vocabulary: Vocabulary, max_tokens_ahead: int, **options: Any
     ) -> None:
-        self.batcher = Batcher(
+        self.scheduler = Scheduler(
             model,
             vocabulary,
             max_rows=8,
@@ -50,39 +49,39 @@ class Heard:
             **options,
         )
         self.said: dict[int, list[int]] = {}
-        read = self.batcher._read
-
-        def reading(response: Any, last: Any) -> Delta:
-            row = self.batcher._rows[response.uid]
-            self.said.setdefault(row.ticket, []).append(response.token)
-            return read(response, last)
-
-        self.batcher._read = reading  # type: ignore[method-assign]
-        self.n_steps = 0
+        self.n_steps = self.most_lanes = 0
 
     def answers(self, jobs: list[tuple[list[int], Job]], pause: int = 0) -> list[list[int]]:
         """Run *jobs*, which come *pause* steps after each other; return their tokens."""
         self.said.clear()
         for ticket, (prompt, job) in enumerate(jobs):
-            self.batcher.add(ticket, Prepared(prompt), job)
+            self.add(ticket, Prepared(prompt), job)
             for _ in range(pause):
                 self.step()
-        while self.batcher.tickets:
+        while self.scheduler.tickets:
             self.step()
         return [self.said[ticket] for ticket in range(len(jobs))]
 
+    def add(self, ticket: int, prepared: Prepared, job: Job) -> None:
+        """Take *job* in."""
+        self.scheduler.add(ticket, prepared, job)
+
     def step(self) -> None:
-        """Make one step."""
-        self.batcher.step()
+        """Make one step, and write down which tokens each sequence has."""
+        running = list(self.scheduler.sequences.values())
+        self.scheduler.step()
+        for each in running:
+            self.said[each.ticket] = each.tokens[len(each.prompt) :]
         self.n_steps += 1
+        self.most_lanes = max(self.most_lanes, self.scheduler.n_lanes)
 
 
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guess wherever there is something to guess: what it costs is not what is tested here."""
-    monkeypatch.setattr(Economy, "is_worth_it", lambda *_: True)
+    monkeypatch.setattr(StepCosts, "is_worth_it", lambda *_: True)
     monkeypatch.setattr(
-        Trust, "learn", lambda self, *_: setattr(self, "n_tokens", self._max_tokens)
+        Acceptance, "learn", lambda self, *_: setattr(self, "n_tokens", self._max_tokens)
     )
 
 
@@ -184,7 +183,7 @@ def test_rewound_cache_is_as_if_never_read(seed: int) -> None:
     model = random_models.model("window")
 
     def begun(prompt: list[int]) -> list[Any]:
-        cache = _merge_caches([make_prompt_cache(model)])
+        cache = merge([make_prompt_cache(model)])
         model(mx.array([prompt]), cache=cache)
         return list(cache)
 
@@ -196,13 +195,13 @@ def test_rewound_cache_is_as_if_never_read(seed: int) -> None:
     for step in range(24):
         if step in (8, 16):
             rows.append(tokens(chance.choice((5, 50, 61, 150))))
-            cache = _extend_cache(cache, begun(rows[-1]))
+            extend(cache, begun(rows[-1]))
         n_read = chance.choice((1, 1, 3, 7))
         read = [tokens(n_read) for _ in rows]
         n_kept = [chance.randint(1, n_read) for _ in rows]
-        straighten(cache if n_read > 1 else [])
+        to_temporal_order(cache if n_read > 1 else [])
         logits = model(mx.array(read), cache=cache)
-        rewind(cache if n_read > 1 else [], [n_read - n for n in n_kept])
+        trim_each(cache if n_read > 1 else [], [n_read - n for n in n_kept])
         for i, row in enumerate(rows):
             row += read[i][: n_kept[i]]
             cold = model(mx.array([row]))[0, -1]
@@ -216,43 +215,43 @@ def test_guess_follows_the_latest_place() -> None:
 
     What repeats itself goes on repeating.
     """
-    lookup = Lookup(4)
+    lookup = PromptLookup(4)
 
     assert lookup.guess([1, 2, 3]) == []
     assert lookup.guess([1, 2, 3, 9, 8, 7, 6, 1, 2, 3]) == [9, 8, 7, 6]
     assert lookup.guess([1, 2, 3, 9, 8, 7, 6, 1, 2, 3, 5, 4, 1, 2, 3]) == [5, 4, 1, 2]
     assert lookup.guess([1, 2, 3, 9, 8, 7, 6, 1, 2, 3, 5, 4, 1, 2, 3, 11]) == []
-    assert Lookup(4).guess([5, 5, 5, 5]) == [5, 5, 5, 5]
+    assert PromptLookup(4).guess([5, 5, 5, 5]) == [5, 5, 5, 5]
 
 
 def test_what_stands_of_a_guess() -> None:
     """All before the first that was drawn otherwise."""
-    assert stood([5, 6, 7], [5, 6, 8, 9]) == [5, 6]
-    assert stood([5, 6], [5, 6, 8]) == [5, 6]
-    assert stood([], [5]) == []
+    assert accepted([5, 6, 7], [5, 6, 8, 9]) == [5, 6]
+    assert accepted([5, 6], [5, 6, 8]) == [5, 6]
+    assert accepted([], [5]) == []
 
 
 def test_guesses_that_fail_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice as long each time; one that stands ends that, and the next is longer."""
     monkeypatch.undo()
-    lookup, tokens = Lookup(8), [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3]
+    lookup, tokens = PromptLookup(8), [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3]
     assert len(lookup.guess(tokens)) == 4
     pauses = []
     for _ in range(3):
-        lookup.trust.learn(3, 0)
+        lookup.acceptance.learn(3, 0)
         pauses.append(0)
         while not lookup.guess(tokens):
             pauses[-1] += 1
 
     assert pauses == [1, 2, 4]
-    lookup.trust.learn(3, 3)
+    lookup.acceptance.learn(3, 3)
     assert len(lookup.guess(tokens)) == 8
 
 
 def test_economy_refuses_what_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     """More positions have to bring more tokens than they cost."""
     monkeypatch.undo()
-    economy = Economy()
+    economy = StepCosts()
     assert not economy.is_worth_it(1, 4, 4.0)
     for _ in range(40):
         for n_rows in (1, 8):
@@ -270,9 +269,9 @@ def test_text_is_whole(loaded: LoadedModel, vocabulary: Vocabulary) -> None:
     model = dressed("full", loaded, is_repeating=True)
     texts = []
     for max_tokens_ahead in (0, AHEAD):
-        batcher = Batcher(model, vocabulary, 2, max_tokens_ahead=max_tokens_ahead)
-        batcher.add(1, Prepared(some(20, 1) * 3), wish())
-        deltas = run(batcher)[1]
+        scheduler = Scheduler(model, vocabulary, 2, max_tokens_ahead=max_tokens_ahead)
+        scheduler.add(1, Prepared(some(20, 1) * 3), wish())
+        deltas = run(scheduler)[1]
         assert deltas[-1].n_completion_tokens == 60
         texts.append("".join(delta.text for delta in deltas))
 
@@ -286,13 +285,13 @@ def test_answer_may_be_over_before_its_row(loaded: LoadedModel, vocabulary: Voca
 
     def said(max_tokens_ahead: int, **fields: Any) -> list[tuple[str, int, str | None]]:
         prefixes = PrefixCache(1 << 30)
-        batcher = Batcher(
+        scheduler = Scheduler(
             model, vocabulary, 2, prefixes=prefixes, max_tokens_ahead=max_tokens_ahead
         )
-        batcher.add(1, Prepared(prompt), wish(**fields))
-        batcher.add(2, Prepared(some(30, 2)), wish(max_tokens=40))
-        deltas = run(batcher)
-        n_kept = prefixes.reach(np.array(prompt + some(1, 3), dtype=np.uint32))
+        scheduler.add(1, Prepared(prompt), wish(**fields))
+        scheduler.add(2, Prepared(some(30, 2)), wish(max_tokens=40))
+        deltas = run(scheduler)
+        n_kept = prefixes.match_length(np.array(prompt + some(1, 3), dtype=np.uint32))
         assert n_kept == len(prompt)
         return [
             ("".join(d.text for d in row), row[-1].n_completion_tokens, row[-1].finish_reason)
