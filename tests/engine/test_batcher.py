@@ -283,7 +283,7 @@ def test_repetition_penalty_counts_the_prompt(batcher: Batcher, prompter: Prompt
 def test_rows_wait_until_memory_is_free(loaded: LoadedModel, vocabulary: Vocabulary) -> None:
     """Each counts with the longest it may become; first come, first served, and all are served."""
     caches = Caches(loaded.model, None, None)
-    n_bytes = 100 * caches.bytes_per_token
+    n_bytes = caches.n_bytes(100)
     batcher = Batcher(loaded, vocabulary, 4, caches=caches, max_kv_bytes=2.5 * n_bytes)
     wanted = Job(Tokens(tuple(range(20, 80))), max_tokens=40, ignore_eos=True)
     for ticket in range(4):

@@ -77,11 +77,11 @@ def test_longest_beginning_is_found() -> None:
     prefixes = PrefixCache(PLENTY)
     base = some(100, 1)
     prefixes.keep(ids(*base, 5, 6), cache_of(102))
-    held = prefixes.find(ids(*base, 9))
+    hit = prefixes.find(ids(*base, 9))
 
-    assert (held.n_tokens, held.n_seen) == (100, 100)
-    assert held.cache is not None
-    assert held.cache[0].offset == 100
+    assert (hit.n_tokens, hit.n_seen) == (100, 100)
+    assert hit.cache is not None
+    assert hit.cache[0].offset == 100
     assert prefixes.entries[0].cache[0].offset == 102
 
     slid = PrefixCache(PLENTY)
@@ -116,6 +116,23 @@ def test_bytes_are_limited_and_the_unused_go_first() -> None:
     assert len(prefixes) == 2
 
 
+def test_memory_that_is_short_evicts_the_unused_first() -> None:
+    """As many as must go; there is room for as much as before afterwards."""
+    one = cache_of(64)[0].nbytes
+    prefixes = PrefixCache(3 * one)
+    for seed in (1, 2, 3):
+        prefixes.keep(ids(*some(64, seed)), cache_of(64))
+    prefixes.find(ids(*some(64, 1), 5))
+    prefixes.shrink_to(2 * one + one // 2)
+    assert [prefixes.match_length(ids(*some(64, seed))) for seed in (1, 2, 3)] == [64, 0, 64]
+
+    prefixes.shrink_to(0)
+    assert (len(prefixes), prefixes.n_bytes, prefixes.is_on) == (0, 0, True)
+    for seed in (4, 5, 6):
+        prefixes.keep(ids(*some(64, seed)), cache_of(64))
+    assert len(prefixes) == 3
+
+
 def test_longer_entry_replaces_its_beginnings() -> None:
     """As far as it can be cut to them; a shorter one that comes after it is not kept."""
     prefixes = PrefixCache(PLENTY)
@@ -148,8 +165,8 @@ def test_what_is_shared_is_counted_to_the_token() -> None:
         prefixes = PrefixCache(PLENTY)
         prefixes.keep(ids(*base[:n_kept]), cache_of(n_kept))
         for n in (0, 1, N_HEAD - 1, N_HEAD, N_HEAD + 1, 299, 300):
-            assert prefixes.reach(ids(*base[:n])) == min(n, n_kept)
-            assert prefixes.reach(ids(*base[:n], 1)) == min(n, n_kept)
+            assert prefixes.match_length(ids(*base[:n])) == min(n, n_kept)
+            assert prefixes.match_length(ids(*base[:n], 1)) == min(n, n_kept)
 
 
 def test_short_ones_are_not_kept() -> None:

@@ -1,19 +1,21 @@
 """
-What the keys and values of one row are kept in: in full, in few bits, or only the newest of them.
+What the keys and values of rows are kept in, and what a batch does with it.
 
-All of it goes through mlx-lm's batch: rows join, leave and are taken out again as any others do.
+A `Cache` has one part for each layer of the model: of one row, or of a batch, which is several rows padded on
+the left to the longest of them. A part keeps everything, in full or in few bits, or only the newest tokens (a
+window), or a state of fixed size. Rows join a batch and leave it; each is then as if it had been alone.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.generate import BatchGenerator
-from mlx_lm.models import cache as mlx_lm_cache
 from mlx_lm.models.cache import (
     BatchKVCache,
     BatchRotatingKVCache,
@@ -25,10 +27,16 @@ from mlx_lm.models.cache import (
 )
 
 from service.catalog.card import UnfitModel
+from service.engine.cache import inside
 
 _log = logging.getLogger(__name__)
 
-GROUP_SIZES = (64, 32)
+GROUP_SIZES = (
+    64,
+    32,
+)  # numbers that share a scale: those that MLX has kernels for; 128 costs precision
+
+Cache = list[Any]
 
 
 class RowCache(KVCache):  # type: ignore[misc]  # mlx-lm ships no types
@@ -51,7 +59,7 @@ class BatchCache(BatchKVCache):  # type: ignore[misc]  # mlx-lm ships no types
         if self.offset.shape[0] > 1:
             return super().make_mask(N, return_array, **options)
         window_size = options.get("window_size")
-        return create_attention_mask(N, self._idx, return_array, window_size)
+        return create_attention_mask(N, inside.n_places(self), return_array, window_size)
 
     def extract(self, idx: int) -> RowCache:
         """Return row *idx* of the batch by itself."""
@@ -125,8 +133,7 @@ class QuantizedCache(CacheList):  # type: ignore[misc]  # mlx-lm ships no types
         return mx.quantize(x, group_size=self.group_size, bits=self.bits)
 
 
-# mlx-lm looks the classes of a file up in its own module.
-mlx_lm_cache.RowCache, mlx_lm_cache.QuantizedCache = RowCache, QuantizedCache
+inside.register(RowCache, BatchCache, QuantizedCache)
 
 
 class Caches:
@@ -143,7 +150,8 @@ class Caches:
             to keep the first four as well, is lost in its batch, and so isn't asked for.
 
     Attributes:
-        bytes_per_token: what one token more takes in memory, until a bound is reached; 0: nothing grows.
+        bytes_per_token: what one token more takes in memory in layers that grow, until a bound is reached;
+            0: nothing grows.
 
     Raises:
         UnfitModel: the model can't do what is asked of it; the message is for the operator.
@@ -155,21 +163,25 @@ class Caches:
         self._max_kv_size = max_kv_size
         self._group_size = 0
         if kv_bits is not None:
-            self._group_size = _group_size(self._filled(self._own()))
+            self._group_size = _group_size(_growing(self._filled(self._own())))
         if kv_bits is not None or max_kv_size is not None:
             self._try()
-        self.bytes_per_token: int = sum(
-            cache.nbytes // cache.keys.shape[2] for cache in self._filled(self._made(KVCache))
-        )
+        grown = self._filled(self._made(KVCache))
+        self.bytes_per_token = sum(map(inside.bytes_per_place, _growing(grown)))
+        self._sizes = [_Size.of(part) for part in inside.leaves(self._filled(self.make()))]
 
-    def make(self) -> list[Any]:
-        """Return the empty cache of one row, an entry per layer, as `BatchGenerator.insert` takes it."""
+    def make(self) -> Cache:
+        """Return the empty cache of one row, an entry per layer."""
         return self._made(self._part)
 
     def n_bytes(self, n_tokens: int) -> int:
-        """Return what a row of *n_tokens* takes in memory, in all layers that grow."""
-        n_bytes: int = min(n_tokens, self._max_kv_size or n_tokens) * self.bytes_per_token
-        return n_bytes
+        """
+        Return what a row of *n_tokens* takes in memory at most, windows and states included.
+
+        Arrays grow by `KVCache.step` tokens at a time, so there are up to so many more places than tokens.
+        """
+        n_places = n_tokens + KVCache.step if n_tokens else 0
+        return sum(size.n_bytes(n_places) for size in self._sizes)
 
     def _made(self, part: Callable[[], Any]) -> list[Any]:
         """Return the model's caches with those that grow made of *part*."""
@@ -189,25 +201,33 @@ class Caches:
     def _part(self) -> Any:
         return RowCache() if self._max_kv_size is None else RotatingKVCache(self._max_kv_size)
 
-    def _filled(self, caches: list[Any]) -> list[Any]:
-        """Return the caches that grow, of these *caches* of a row, once they hold a token."""
-        self._model(mx.array([[0]]), cache=caches)
-        return [cache for cache in _growing(caches) if not cache.empty()]
+    def _filled(self, cache: Cache) -> Cache:
+        """Return *cache*, an empty one of a row, once it holds a token."""
+        self._model(mx.array([[0]]), cache=cache)
+        return cache
 
     def _try(self) -> None:
-        """Generate in a batch of two unlike rows: what the model can't do with such caches, it shows."""
-        generator = BatchGenerator(self._model)
+        """Let unlike rows be read, join, go on and leave: what can't be done with such caches, shows."""
         try:
-            generator.insert([[0], [0, 0, 0]], max_tokens=[2, 3], caches=[self.make(), self.make()])
-            while generator.next() != ([], []):
-                pass
+            rows = [self.make(), self.make()]
+            for row, n_tokens in zip(rows, (1, 3), strict=True):
+                self._read(row, 1, n_tokens)
+            batch = merge(rows)
+            self._read(batch, 2, 1)
+            pad_right(batch, [2, 1])
+            self._read(batch, 2, 2)
+            unpad(batch)
+            keep_rows(batch, [1])
+            self._read(batch, 1, 1)
         except Exception as error:
             _log.exception("the model does not run on such a cache")
             raise UnfitModel(
                 "it does not run with KV_BITS or MAX_KV_SIZE as they are set; see the log"
             ) from error
-        finally:
-            generator.close()
+
+    def _read(self, cache: Cache, n_rows: int, n_tokens: int) -> None:
+        """Let so many tokens be read by so many rows; which ones is all the same."""
+        mx.eval(self._model(mx.zeros((n_rows, n_tokens), dtype=mx.int32), cache=cache))
 
 
 class FullCaches(Caches):
@@ -220,37 +240,104 @@ class FullCaches(Caches):
         return [_replaced(cache, RotatingKVCache, KVCache) for cache in super()._own()]
 
 
-def straighten(cache: Sequence[Any]) -> None:
+@dataclass(frozen=True)
+class _Size:
+    """What a part takes: bytes for each token, and for how many tokens at most; or bytes whatever is read."""
+
+    per_place_bytes: int
+    most_places: float
+    fixed_bytes: int
+
+    @classmethod
+    def of(cls, part: Any) -> _Size:
+        """Measure a *part* that has read something."""
+        per_place_bytes = inside.bytes_per_place(part)
+        return cls(
+            per_place_bytes,
+            inside.most_places(part) or math.inf,
+            0 if per_place_bytes else part.nbytes,
+        )
+
+    def n_bytes(self, n_places: int) -> int:
+        """Return what it takes with so many places."""
+        return self.fixed_bytes + self.per_place_bytes * int(min(n_places, self.most_places))
+
+
+def merge(rows: Sequence[Cache]) -> Cache:
+    """Return the caches of several *rows* as that of one batch, which has copies of them."""
+    return [parts[0].merge(parts) for parts in zip(*rows, strict=True)]
+
+
+def extend(batch: Cache, other: Cache) -> None:
+    """Append the rows of the batch *other*, which is not used again, to *batch*. Either may be empty."""
+    if not batch or not other:
+        batch += other
+        return
+    for part, more in zip(batch, other, strict=True):
+        part.extend(more)
+
+
+def keep_rows(batch: Cache, places: Sequence[int]) -> None:
+    """Keep only the rows at these *places* of *batch*, in their order; with no place it is empty."""
+    if not places:
+        batch.clear()
+    for part in batch:
+        part.filter(list(places))
+
+
+def extract(batch: Cache, place: int) -> Cache:
+    """Return a copy of the cache of the row at *place* of *batch* by itself; *batch* stays as it is."""
+    return [part.extract(place) for part in batch]
+
+
+def pad_right(batch: Cache, lengths: Sequence[int]) -> None:
     """
-    Bring windows that have gone round into the order of time, for several tokens to be read at once.
+    Announce that the rows of *batch* read unlike numbers of tokens next.
+
+    The model is then given them with padding on the right, in one pass or several, shape (rows,
+    max(lengths)), after which `unpad` must be called, before anything else is done to *batch*.
+
+    Args:
+        batch: one part per layer.
+        lengths: how many tokens each row reads.
+    """
+    padding = [max(lengths) - n for n in lengths]
+    if any(padding):
+        for part in batch:
+            part.prepare(lengths=list(lengths), right_padding=padding)
+
+
+def unpad(batch: Cache) -> None:
+    """Move what was padded by `pad_right` to the left of each row, where padding stands in a batch."""
+    for part in batch:
+        part.finalize()
+
+
+def to_temporal_order(cache: Cache) -> None:
+    """
+    Bring windows of a batch that have gone round into the order of time, for a step of several tokens.
 
     mlx-lm does so itself, but only after it has made the mask, which is then off by one (0.32.2).
     """
-    for part in cache:
-        if isinstance(part, CacheList):
-            straighten(part.caches)
-        elif isinstance(part, BatchRotatingKVCache):
-            part._temporal_order()
+    for part in inside.leaves(cache):
+        if isinstance(part, BatchRotatingKVCache):
+            inside.turn_to_temporal_order(part)
 
 
-def rewind(cache: Sequence[Any], n_tokens: Sequence[int]) -> None:
+def trim_each(cache: Cache, n_tokens: Sequence[int]) -> None:
     """
     Take the last tokens back out of the *cache* of a batch or of a row alone.
 
-    A window gives back only what was read in the last step.
-
-    Rows that take back more than others are moved to the right, as after a prompt that was padded there.
+    A window gives back only what was read in the last step. Rows of a batch that give back more than others
+    are moved to the right, as after a prompt that was padded there.
 
     Args:
         cache: one part per layer.
         n_tokens: how many of each row, fewer than were read.
     """
-    for part in cache:
-        if isinstance(part, CacheList):
-            rewind(part.caches, n_tokens)
-            continue
+    for part in inside.leaves(cache):
         if isinstance(part, RotatingKVCache):
-            cut_off(part, *n_tokens)
+            inside.take_last(part, *n_tokens)
             continue
         left = list(n_tokens)
         if not isinstance(part, BatchRotatingKVCache):  # one that is full has no end to cut off
@@ -261,16 +348,9 @@ def rewind(cache: Sequence[Any], n_tokens: Sequence[int]) -> None:
             part.finalize()
 
 
-def cut_off(window: RotatingKVCache, n: int) -> None:
-    """Take the last *n* tokens back out of a row's *window*, fewer than were read in its last step."""
-    window._idx -= n
-    window.offset -= n
-    window.keys, window.values = (x[..., : window._idx, :] for x in (window.keys, window.values))
-
-
-def squeeze(cache: Sequence[Any], n_tokens: Iterable[int]) -> None:
+def drop_common_padding(cache: Cache, n_tokens: Iterable[int]) -> None:
     """
-    Take out of a batch's *cache* the places in front that all of its rows have for padding alone.
+    Take out of a batch's *cache* the places in front that are padding in all of its rows.
 
     mlx-lm's windows keep them: each group of rows that joins others would add its length, until a window
     is full of nothing and all rows pay for all of it.
@@ -280,40 +360,53 @@ def squeeze(cache: Sequence[Any], n_tokens: Iterable[int]) -> None:
         n_tokens: how many tokens each row has in it.
     """
     longest = max(n_tokens, default=0)
-    for part in cache:
-        if isinstance(part, CacheList):
-            squeeze(part.caches, [longest])
-        elif isinstance(part, BatchKVCache | BatchRotatingKVCache) and not part.empty():
-            _squeeze(part, longest)
+    for part in inside.leaves(cache):
+        if isinstance(part, BatchKVCache | BatchRotatingKVCache) and not part.empty():
+            n_common = inside.n_places(part) - longest
+            if n_common > 0:
+                inside.take_first(part, n_common)
 
 
-def _squeeze(part: Any, longest: int) -> None:
-    is_window = isinstance(part, BatchRotatingKVCache)
-    n = (part.keys.shape[2] if is_window and part.rotated else part._idx) - longest
-    if n <= 0:
-        return
-    if is_window:
-        part._temporal_order()
-    part.keys, part.values = (x[..., n:, :] for x in (part.keys, part.values))
-    part.left_padding = part.left_padding - n
-    part._idx -= n
-    if is_window:
-        part._offset = part._idx
+def trimmable_below(cache: Cache) -> float:
+    """
+    Return the number of tokens from which on a row's cache can't be shortened to any of its prefixes.
+
+    It is that of the smallest window, which forgets what stood before it; 0 where there is a state, which
+    can't go back at all; infinite where everything is kept.
+
+    Args:
+        cache: that of a row that has read nothing yet.
+    """
+    return min(
+        (
+            float(inside.most_places(part) or math.inf) if part.is_trimmable() else 0.0
+            for part in inside.leaves(cache)
+        ),
+        default=math.inf,
+    )
 
 
-def merged(cache: Sequence[Any]) -> list[Any]:
-    """Return a row's *cache* as a batch of one."""
-    return [part.merge([part]) for part in cache]
+def n_bytes(cache: Cache) -> int:
+    """Return what *cache* takes in memory now, places ahead and padding included."""
+    return sum(part.nbytes for part in cache)
 
 
-def extracted(cache: Sequence[Any], place: int) -> list[Any]:
-    """Return the cache of the row at *place* of a batch's by itself."""
-    return [part.extract(place) for part in cache]
+def arrays(cache: Cache) -> list[mx.array]:
+    """Return all arrays of *cache*: once `mx.eval` has them, nothing of it is left to be computed."""
+    return list(_arrays([part.state for part in cache]))
 
 
-def _group_size(growing: list[Any]) -> int:
-    """Return how many numbers of these caches' heads can share a scale, as many as possible."""
-    sizes = {array.shape[-1] for cache in growing for array in (cache.keys, cache.values)}
+def _arrays(state: Any) -> Iterator[mx.array]:
+    if isinstance(state, mx.array):
+        yield state
+    elif isinstance(state, list | tuple):
+        for each in state:
+            yield from _arrays(each)
+
+
+def _group_size(growing: Iterable[Any]) -> int:
+    """Return how many numbers of these parts' heads can share a scale, as many as possible."""
+    sizes = {size for part in growing for size in inside.head_sizes(part)}
     if not sizes:
         raise UnfitModel("KV_BITS has nothing to quantize in it: none of its caches grows")
     for group_size in GROUP_SIZES:
@@ -323,13 +416,11 @@ def _group_size(growing: list[Any]) -> int:
     raise UnfitModel(f"KV_BITS needs heads in multiples of {GROUP_SIZES[-1]}; its are {heads} wide")
 
 
-def _growing(caches: Iterable[Any]) -> Iterator[Any]:
-    """Yield the caches that take more memory for each token, those inside of others included."""
-    for cache in caches:
-        if isinstance(cache, CacheList):
-            yield from _growing(cache.caches)
-        elif type(cache) is KVCache:
-            yield cache
+def _growing(cache: Cache) -> Iterator[Any]:
+    """Yield the parts that take more memory for each token, those inside of others included."""
+    for part in inside.leaves(cache):
+        if type(part) is KVCache and not part.empty():
+            yield part
 
 
 def _replaced(cache: Any, kind: type, new: Callable[[], Any]) -> Any:
@@ -337,3 +428,12 @@ def _replaced(cache: Any, kind: type, new: Callable[[], Any]) -> Any:
     if isinstance(cache, CacheList):
         return CacheList(*(_replaced(each, kind, new) for each in cache.caches))
     return new() if type(cache) is kind else cache
+
+
+# Old names, until the batch is rewritten.
+straighten, rewind, squeeze, extracted = to_temporal_order, trim_each, drop_common_padding, extract
+
+
+def merged(cache: Cache) -> Cache:
+    """Return a row's *cache* as a batch of one."""
+    return merge([cache])
