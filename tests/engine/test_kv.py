@@ -1,10 +1,11 @@
-"""`service.engine.cache.kv`, in mlx-lm's own batch, with random weights and with the embedded model."""
+"""`service.engine.cache.kv`: rows in batches are as if alone, with random weights and the embedded model."""
 
 from __future__ import annotations
 
 import copy
+import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from mlx.utils import tree_map
-from mlx_lm.generate import BatchGenerator, _extend_cache, _merge_caches
 from mlx_lm.models import deepseek_v3, llama, mamba
 from mlx_lm.models.cache import (
     KVCache,
@@ -23,12 +23,33 @@ from mlx_lm.models.cache import (
 )
 
 from service.catalog.card import UnfitModel
-from service.engine.cache.kv import Caches, QuantizedCache, RowCache
+from service.engine.cache.kv import (
+    Cache,
+    Caches,
+    FullCaches,
+    QuantizedCache,
+    RowCache,
+    arrays,
+    drop_common_padding,
+    extend,
+    extract,
+    keep_rows,
+    merge,
+    n_bytes,
+    pad_right,
+    to_temporal_order,
+    trim_each,
+    trimmable_below,
+    unpad,
+)
 from service.engine.model.load import LoadedModel
 from service.engine.text.prompt import Prompter
+from tests.engine import random_models
 from tests.engine.conftest import job
 
 LENGTHS = (3, 90, 1, 40)
+PIECE = 32
+KINDS = ("full", "window", "state")
 QUESTIONS = ("Hello", "What does /health mean?", "Who are you? " * 60, "Which port?", "zxqv 17 ][")
 
 
@@ -78,32 +99,80 @@ def alone(model: nn.Module, prompt: list[int], cache: list[Any], n_tokens: int) 
     return answer
 
 
-def steps(generator: BatchGenerator, answers: dict[int, list[int]]) -> Iterator[int]:
-    """Step to the end, adding to *answers*; yield the bytes that all caches have after each step."""
-    while True:
-        progress, responses = generator.next()
-        if not progress and not responses:
-            return
-        for response in responses:
-            answers.setdefault(response.uid, []).append(response.token)
-        yield generator.prompt_cache_nbytes
+class Batch:
+    """A batch without a scheduler: greedy rows that come together, write, and leave one by one."""
+
+    def __init__(self, model: nn.Module, caches: Caches) -> None:
+        self.cache: Cache = []
+        self.answers: dict[int, list[int]] = {}
+        self._model = model
+        self._caches = caches
+        self._left: dict[
+            int, int
+        ] = {}  # how many tokens each row has still to write, in the batch's order
+        self._last: dict[int, int] = {}
+        self._n_read: dict[int, int] = {}
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows that write, in the cache's order."""
+        return list(self._left)
+
+    def add(
+        self,
+        prompts: list[list[int]],
+        lengths: list[int],
+        begun: Sequence[Cache] = (),
+        n_begun: int = 0,
+    ) -> list[int]:
+        """Read *prompts*, after the *n_begun* tokens that *begun* have read; return the rows' numbers."""
+        first = len(self.answers)
+        numbers = list(range(first, first + len(prompts)))
+        joining = merge(begun or [self._caches.make() for _ in prompts])
+        n_read = [len(prompt) - 1 for prompt in prompts]
+        wide = mx.array([prompt[:-1] + [0] * (max(n_read) - len(prompt) + 1) for prompt in prompts])
+        pad_right(joining, n_read)
+        for begin in range(0, max(n_read), PIECE):
+            self._model(wide[:, begin : begin + PIECE], cache=joining)
+            mx.eval(arrays(joining))
+        unpad(joining)
+        extend(self.cache, joining)
+        for number, prompt, n in zip(numbers, prompts, lengths, strict=True):
+            self.answers[number] = []
+            self._left[number], self._last[number] = n, prompt[-1]
+            self._n_read[number] = n_begun + len(prompt) - 1
+        drop_common_padding(self.cache, [self._n_read[row] for row in self.rows])
+        return numbers
+
+    def step(self) -> None:
+        """Let each row write a token."""
+        fed = mx.array([[self._last[row]] for row in self.rows])
+        drawn = self._model(fed, cache=self.cache)[:, -1].argmax(axis=-1).tolist()
+        for row, token in zip(self.rows, drawn, strict=True):
+            self._n_read[row] += 1
+            self._left[row] -= 1
+            self._last[row] = token
+            self.answers[row].append(token)
+        staying = [i for i, row in enumerate(self.rows) if self._left[row]]
+        if len(staying) < len(self.rows):
+            keep_rows(self.cache, staying)
+            self._left = {row: n for row, n in self._left.items() if n}
+            drop_common_padding(self.cache, [self._n_read[row] for row in self.rows])
 
 
 def together(
     model: nn.Module, prompts: list[list[int]], caches: Caches, lengths: list[int]
 ) -> list[list[int]]:
     """Return greedy answers of these *lengths*; the second half of the rows comes as the first decodes."""
-    generator = BatchGenerator(model, prefill_step_size=32)
-    answers: dict[int, list[int]] = {}
+    batch = Batch(model, caches)
     half = len(prompts) // 2
-    generator.insert(prompts[:half], lengths[:half], [caches.make() for _ in prompts[:half]])
-    stepping = steps(generator, answers)
+    batch.add(prompts[:half], lengths[:half])
     for _ in range(6):
-        next(stepping)
-    generator.insert(prompts[half:], lengths[half:], [caches.make() for _ in prompts[half:]])
-    for _ in stepping:
-        pass
-    return [answers[uid] for uid in sorted(answers)]
+        batch.step()
+    batch.add(prompts[half:], lengths[half:])
+    while batch.rows:
+        batch.step()
+    return list(batch.answers.values())
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -144,17 +213,18 @@ def test_bounded_row_remembers_the_newest(model: nn.Module, prompts: list[list[i
 
 def test_bounded_batch_stops_growing(model: nn.Module) -> None:
     """Once the bound is reached a row takes the same memory for ever, and goes on."""
-    n_rows, size = 3, 48
-    generator = BatchGenerator(model)
+    n_rows, size, n_tokens = 3, 48, 200
     caches = Caches(model, None, size)
-    prompt = list(range(7))
-    generator.insert([prompt] * n_rows, [400] * n_rows, [caches.make() for _ in range(n_rows)])
-    answers: dict[int, list[int]] = {}
-    sizes_bytes = list(steps(generator, answers))
+    batch = Batch(model, caches)
+    batch.add([list(range(7))] * n_rows, [n_tokens] * n_rows)
+    sizes_bytes = []
+    while batch.rows:
+        sizes_bytes.append(n_bytes(batch.cache))
+        batch.step()
 
     assert max(sizes_bytes) == n_rows * size * Caches(model, None, None).bytes_per_token
-    assert caches.n_bytes(400) == min(400, size) * caches.bytes_per_token
-    assert [400] * n_rows == [len(answer) for answer in answers.values()]
+    assert caches.n_bytes(n_tokens) == size * caches.bytes_per_token
+    assert [n_tokens] * n_rows == [len(answer) for answer in batch.answers.values()]
 
 
 @pytest.mark.parametrize(("bits", "size"), [(8, None), (None, 24), (4, 24)])
@@ -164,23 +234,20 @@ def test_row_taken_out_goes_on(
     """Out of one batch and into another, beside a row that is new there: the answer stays the same."""
     caches = Caches(model, bits, size)
     expected = alone(model, prompts[3], caches.make(), 30)
-    generator = BatchGenerator(model)
-    _, uid = generator.insert(prompts[2:], [30, 30], [caches.make() for _ in range(2)])
-    answers: dict[int, list[int]] = {}
-    stepping = steps(generator, answers)
-    while len(answers.get(uid, [])) < 10:
-        next(stepping)
-    row, held = generator.remove([uid], return_prompt_caches=True)[uid]
-    begun = answers[uid]
-    other = BatchGenerator(model)
-    other.insert([prompts[0]], [20], [caches.make()])
-    (uid,) = other.insert([expected[10:11]], [20 - 1], [row])
-    answers = {}
-    for _ in steps(other, answers):
-        pass
+    batch = Batch(model, caches)
+    _, row = batch.add(prompts[2:], [30, 30])
+    while len(batch.answers[row]) < 10:
+        batch.step()
+    taken = extract(batch.cache, batch.rows.index(row))
+    batch.step()
+    other = Batch(model, caches)
+    other.add([prompts[0]], [20])
+    (new,) = other.add([[batch.answers[row][9]]], [20], [taken], len(prompts[3]) + 9)
+    while other.rows:
+        other.step()
 
-    assert prompts[3] + expected[:10] == held
-    assert expected == begun + expected[10:11] + answers[uid]
+    assert expected == batch.answers[row][:10] + other.answers[new]
+    assert expected[10] == batch.answers[row][10]
 
 
 def test_row_is_copied_and_trimmed(model: nn.Module, prompts: list[list[int]]) -> None:
@@ -333,14 +400,84 @@ def test_row_alone_needs_no_mask() -> None:
     def read(n_rows: int, n: int, cache: list[Any]) -> None:
         model(mx.ones((n_rows, n), dtype=mx.int32), cache=cache)
 
-    one, two = (_merge_caches([caches.make()]) for _ in range(2))
+    one, both = (merge([caches.make()]) for _ in range(2))
     read(1, 9, one)
-    read(1, 4, two)
-    both = _extend_cache(two, one)
+    read(1, 4, both)
+    extend(both, one)
     assert both[0].make_mask(1, window_size=None).shape[0] == 2
-    for layer in both:
-        layer.filter([0])
+    keep_rows(both, [0])
 
     assert both[0].left_padding.tolist() == [0]
     assert both[0].make_mask(1, window_size=None) is None
     assert both[0].make_mask(3, window_size=None) == "causal"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_as_if_alone(kind: str, prompts: list[list[int]]) -> None:
+    """Whatever a layer remembers: rows of unlike lengths come, go and write what each would by itself."""
+    model = random_models.model(kind)
+    caches = Caches(model, None, None)
+    lengths = [100, 12, 20, 90]
+    expected = [
+        alone(model, prompt, caches.make(), n) for prompt, n in zip(prompts, lengths, strict=True)
+    ]
+
+    assert expected == together(model, prompts, caches, lengths)
+
+
+@pytest.mark.parametrize("n_rows", [1, 2])
+@pytest.mark.parametrize("kind", ["full", "window"])
+def test_tokens_are_taken_back(kind: str, n_rows: int, prompts: list[list[int]]) -> None:
+    """Beyond a window's end too, of each row another number: it goes on as if they had never been read."""
+    model = random_models.model(kind)
+    caches = Caches(model, None, None)
+    rows = [caches.make() for _ in range(n_rows)]
+    for row, prompt in zip(rows, prompts[1::2], strict=False):
+        model(mx.array([prompt]), cache=row)
+    cache = rows[0] if n_rows == 1 else merge(rows)
+    model(mx.array([[6]] * n_rows), cache=cache)
+    to_temporal_order(cache)
+    model(mx.array([[7, 8, 9]] * n_rows), cache=cache)
+    trim_each(cache, [1, 2][:n_rows])
+    found = model(mx.array([[5]] * n_rows), cache=cache)[:, -1].argmax(axis=-1).tolist()
+    stood = [[*prompts[1], 6, 7, 8, 5], [*prompts[3], 6, 7, 5]][:n_rows]
+
+    assert [alone(model, ids, caches.make(), 1)[0] for ids in stood] == found
+
+
+def test_batch_may_be_empty() -> None:
+    """Rows join one that has none, and it is empty once all have left it."""
+    caches = Caches(random_models.model("full"), None, None)
+    batch: Cache = []
+    extend(batch, merge([caches.make(), caches.make()]))
+    extend(batch, [])
+    assert len(batch) == 4
+
+    keep_rows(batch, [])
+    assert batch == []
+
+
+def test_cache_can_be_shortened_up_to_its_smallest_window() -> None:
+    """A state can't be at all; a draft's windows are kept in full, and so have no end."""
+    models = {kind: random_models.model(kind) for kind in KINDS}
+    found = {
+        kind: trimmable_below(Caches(model, None, None).make()) for kind, model in models.items()
+    }
+
+    assert found == {"full": math.inf, "window": random_models.WINDOW, "state": 0}
+    assert trimmable_below(FullCaches(models["window"]).make()) == math.inf
+
+
+@pytest.mark.parametrize("n_tokens", [1, 63, 64, 255, 257, 700])
+@pytest.mark.parametrize("kind", KINDS)
+def test_row_takes_no_more_than_is_said(kind: str, n_tokens: int) -> None:
+    """Windows, states and the places that arrays have ahead are counted; nobody is told far too much."""
+    model = random_models.model(kind)
+    caches = Caches(model, None, None)
+    row = caches.make()
+    for n in filter(None, (n_tokens // 2, (n_tokens - 1) // 2, 1)):
+        model(mx.ones((1, n), dtype=mx.int32), cache=row)
+    said = caches.n_bytes(n_tokens)
+
+    assert 0 <= said - n_bytes(row) <= caches.bytes_per_token * KVCache.step
+    assert n_bytes(row) == sum(each.nbytes for each in arrays(row))

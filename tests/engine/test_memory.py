@@ -27,11 +27,13 @@ def order(**fields: object) -> Load:
 def test_context_is_no_longer_than_its_memory(loaded: LoadedModel) -> None:
     """The card tells what can really be had; a bound on the cache makes room again."""
     whole, _ = plan(loaded, order())
-    cut, kept = plan(loaded, order(kv_memory_mb=1))
-    bounded, _ = plan(loaded, order(kv_memory_mb=1, max_kv_size=512))
+    cut, kept = plan(loaded, order(kv_memory_mb=2))
+    bounded, _ = plan(loaded, order(kv_memory_mb=2, max_kv_size=512))
 
     assert whole.card.context_length == loaded.card.context_length
-    assert cut.card.context_length == MB // kept.caches.bytes_per_token
+    assert 512 < cut.card.context_length < whole.card.context_length
+    assert kept.row_bytes(cut.card.context_length) <= 2 * MB
+    assert kept.row_bytes(cut.card.context_length + 1) > 2 * MB
     assert bounded.card.context_length == loaded.card.context_length
 
 
@@ -41,7 +43,7 @@ def test_memory_too_small_for_anything_is_refused(
     """The message names the setting and what it has room for."""
     monkeypatch.setattr(memory_plan, "MB", 5_000)
 
-    with pytest.raises(UnfitModel, match="KV_MEMORY_MB has room for 4 tokens"):
+    with pytest.raises(UnfitModel, match="KV_MEMORY_MB has room for 0 tokens"):
         plan(loaded, order(kv_memory_mb=1))
 
 

@@ -77,11 +77,11 @@ def test_longest_beginning_is_found() -> None:
     prefixes = PrefixCache(PLENTY)
     base = some(100, 1)
     prefixes.keep(ids(*base, 5, 6), cache_of(102))
-    held = prefixes.find(ids(*base, 9))
+    hit = prefixes.find(ids(*base, 9))
 
-    assert (held.n_tokens, held.n_seen) == (100, 100)
-    assert held.cache is not None
-    assert held.cache[0].offset == 100
+    assert (hit.n_tokens, hit.n_seen) == (100, 100)
+    assert hit.cache is not None
+    assert hit.cache[0].offset == 100
     assert prefixes.entries[0].cache[0].offset == 102
 
     slid = PrefixCache(PLENTY)
@@ -114,6 +114,23 @@ def test_bytes_are_limited_and_the_unused_go_first() -> None:
     assert [prefixes.find(ids(*some(64, seed), 5)).n_tokens for seed in (1, 2, 3)] == [64, 0, 64]
     assert prefixes.n_bytes == 2 * n_bytes
     assert len(prefixes) == 2
+
+
+def test_memory_that_is_short_evicts_the_unused_first() -> None:
+    """As many as must go; there is room for as much as before afterwards."""
+    one = cache_of(64)[0].nbytes
+    prefixes = PrefixCache(3 * one)
+    for seed in (1, 2, 3):
+        prefixes.keep(ids(*some(64, seed)), cache_of(64))
+    prefixes.find(ids(*some(64, 1), 5))
+    prefixes.shrink_to(2 * one + one // 2)
+    assert [prefixes.match_length(ids(*some(64, seed))) for seed in (1, 2, 3)] == [64, 0, 64]
+
+    prefixes.shrink_to(0)
+    assert (len(prefixes), prefixes.n_bytes, prefixes.is_on) == (0, 0, True)
+    for seed in (4, 5, 6):
+        prefixes.keep(ids(*some(64, seed)), cache_of(64))
+    assert len(prefixes) == 3
 
 
 def test_longer_entry_replaces_its_beginnings() -> None:

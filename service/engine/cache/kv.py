@@ -428,11 +428,3 @@ def _replaced(cache: Any, kind: type, new: Callable[[], Any]) -> Any:
     if isinstance(cache, CacheList):
         return CacheList(*(_replaced(each, kind, new) for each in cache.caches))
     return new() if type(cache) is kind else cache
-
-
-# Old names, until the batch is rewritten.
-
-
-def merged(cache: Cache) -> Cache:
-    """Return a row's *cache* as a batch of one."""
-    return merge([cache])

@@ -14,7 +14,7 @@ import msgspec
 from service.catalog.card import UnfitModel
 from service.engine.cache.kv import Caches, trimmable_below
 from service.engine.cache.prefix_cache import PrefixCache
-from service.engine.cache.prefix_store import PrefixFiles, fingerprint
+from service.engine.cache.prefix_store import DiskStore, fingerprint
 from service.engine.decoding.draft_model import DraftModel
 from service.engine.model.load import LoadedModel, locate
 from service.engine.scheduler.scheduler import Scheduler
@@ -44,7 +44,7 @@ class Memory:
     row_bytes: Callable[[int], int]
     max_kv_bytes: float
     prefixes: PrefixCache
-    files: PrefixFiles | None
+    files: DiskStore | None
 
     @property
     def window(self) -> float:
@@ -103,14 +103,14 @@ def plan(
     return replace(loaded, card=card), memory
 
 
-def _files(order: Load) -> PrefixFiles | None:
+def _files(order: Load) -> DiskStore | None:
     """Return where prefixes are kept on disk; None: nowhere."""
     if order.prefix_cache_path is None or not order.prefix_cache_mb:
         return None
     _, folder = locate(order.model_path)
     name = fingerprint(folder, order.kv_bits, order.max_kv_size)
     try:
-        return PrefixFiles(
+        return DiskStore(
             Path(order.prefix_cache_path).expanduser() / name, order.prefix_cache_disk_mb * MB
         )
     except OSError as error:

@@ -23,23 +23,26 @@ import mlx_lm
 import numpy as np
 from mlx_lm.models.cache import load_prompt_cache, save_prompt_cache
 
+from service.engine.cache.kv import arrays
 from service.engine.cache.prefix_cache import Entry
 
 _log = logging.getLogger(__name__)
 
-VERSION = "1"
-MIN_TOKENS = 128
-MAX_PENDING = 16
-WHOLE_BYTES = 64 << 20  # larger files of weights are known by their head, size and time
-HEAD_BYTES = 1 << 20
+VERSION = "1"  # of what is in a file; another one is another folder
+MIN_TOKENS = 128  # taste: fewer are soon read again
+MAX_PENDING = 16  # taste: what waits to be written stays in memory, beyond the cache's own bound
+WHOLE_BYTES = (
+    64 << 20
+)  # taste, 0.1 s; larger files of weights are known by their head, size and time
+HEAD_BYTES = 1 << 20  # more than the header of any file of weights
 SUFFIX = ".safetensors"
-N_DIGITS = 64
-UNFINISHED_S = 3600
+N_DIGITS = 64  # of a SHA-256 in hexadecimal
+UNFINISHED_S = 3600  # taste: no file takes that long to write
 
 
-class PrefixFiles:
+class DiskStore:
     """
-    One model's prefixes in a folder.
+    One model's prefixes in a folder: a `PrefixStore` of files.
 
     Args:
         folder: theirs alone; made if it isn't there.
@@ -75,7 +78,12 @@ class PrefixFiles:
                 path.unlink(missing_ok=True)
 
     def save(self, entry: Entry) -> None:
-        """Write *entry* soon; not at all where too many wait already."""
+        """
+        Write *entry* soon; not at all where too many wait already.
+
+        Args:
+            entry: computed to the end, as another thread writes it.
+        """
         if len(entry.ids) >= MIN_TOKENS and self._pending.acquire(blocking=False):
             self._writer.submit(self._save, entry)
 
@@ -136,7 +144,7 @@ def _read(path: Path) -> Entry:
     if _digest(path) != path.stem:
         raise ValueError("its content is not what was written")
     cache, metadata = load_prompt_cache(str(path), return_metadata=True)
-    mx.eval([part.state for part in cache])
+    mx.eval(arrays(cache))
     ids = np.array(metadata["tokens"].split(), dtype=np.uint32)
     return Entry(ids, cache, path)
 

@@ -90,7 +90,7 @@ class _Spelled:
 
 
 def _ll_tokenizer(tokenizer: TokenizerWrapper, n: int) -> LLTokenizer | None:
-    own = tokenizer._tokenizer  # the wrapper hides the type that llguidance asks for
+    own = tokenizer.get_vocab.__self__  # whom the wrapper asks, of the type that llguidance wants
     ends = sorted(tokenizer.eos_token_ids)
     try:
         known = llguidance.hf.from_tokenizer(own, n_vocab=n, eos_token=ends)

@@ -11,7 +11,7 @@ import pytest
 
 from service.engine.cache.kv import Caches
 from service.engine.cache.prefix_cache import Entry, PrefixCache
-from service.engine.cache.prefix_store import PrefixFiles, fingerprint
+from service.engine.cache.prefix_store import DiskStore, fingerprint
 from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.scheduler.scheduler import Scheduler
@@ -47,7 +47,7 @@ def test_what_was_read_is_found_after_a_restart(
     shared = some(300, 1)
     answers = []
     for _ in range(2):
-        files = PrefixFiles(tmp_path, PLENTY)
+        files = DiskStore(tmp_path, PLENTY)
         prefixes = PrefixCache(PLENTY)
         prefixes.keep_on(files)
         caches = Caches(model.model, kv_bits, None)
@@ -62,7 +62,7 @@ def test_what_was_read_is_found_after_a_restart(
 
 def test_damaged_files_are_deleted(tmp_path: Path) -> None:
     """Cut, changed or renamed: a file that isn't what its name says is none."""
-    files = PrefixFiles(tmp_path, PLENTY)
+    files = DiskStore(tmp_path, PLENTY)
     for seed in range(4):
         files.save(entry(seed))
     files.close()
@@ -73,27 +73,27 @@ def test_damaged_files_are_deleted(tmp_path: Path) -> None:
     changed.write_bytes(content)
     renamed.rename(tmp_path / f"{'0' * 64}.safetensors")
 
-    assert len(list(PrefixFiles(tmp_path, PLENTY).load(PLENTY))) == 1
+    assert len(list(DiskStore(tmp_path, PLENTY).load(PLENTY))) == 1
     assert list(tmp_path.iterdir()) == [whole]
 
 
 def test_oldest_files_go_first(tmp_path: Path) -> None:
     """The folder stays below its limit, and so does what is read of it."""
     size = 2 * 200 * 8 * 4
-    files = PrefixFiles(tmp_path, 3 * size)
+    files = DiskStore(tmp_path, 3 * size)
     for seed in range(4):
         files.save(entry(seed))
     files.close()
-    found = [each.ids.tolist() for each in PrefixFiles(tmp_path, PLENTY).load(PLENTY)]
+    found = [each.ids.tolist() for each in DiskStore(tmp_path, PLENTY).load(PLENTY)]
 
     assert found == [some(200, seed) for seed in (2, 3)]
-    (newest,) = PrefixFiles(tmp_path, PLENTY).load(2 * size)
+    (newest,) = DiskStore(tmp_path, PLENTY).load(2 * size)
     assert newest.ids.tolist() == some(200, 3)
 
 
 def test_replaced_entries_leave_the_disk(tmp_path: Path) -> None:
     """A chat that grows has one file."""
-    files = PrefixFiles(tmp_path, PLENTY)
+    files = DiskStore(tmp_path, PLENTY)
     prefixes = PrefixCache(PLENTY)
     prefixes.keep_on(files)
     for n in (200, 250, 300):
@@ -107,7 +107,7 @@ def test_disk_that_takes_nothing_costs_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The fault is logged, and nothing half-written is left."""
-    files = PrefixFiles(tmp_path / "gone", PLENTY)
+    files = DiskStore(tmp_path / "gone", PLENTY)
     (tmp_path / "gone").rmdir()
     files.save(entry(1))
     files.close()
@@ -117,7 +117,7 @@ def test_disk_that_takes_nothing_costs_nothing_else(
 
 def test_folder_is_private(tmp_path: Path) -> None:
     """It holds what users wrote."""
-    PrefixFiles(tmp_path / "prefixes", PLENTY)
+    DiskStore(tmp_path / "prefixes", PLENTY)
 
     assert os.stat(tmp_path / "prefixes").st_mode & 0o077 == 0
 
