@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.engine.model.load import LoadedModel
-from service.engine.text.answer import Answer, Reader
+from service.engine.text.answer import Answer, AnswerParser
 from tests.engine.conftest import job
 
 TRICKY = "Grüße 👩‍🚀 \u2028 a\n\ndata: b <end_of_turn>"
@@ -13,7 +13,7 @@ TRICKY = "Grüße 👩‍🚀 \u2028 a\n\ndata: b <end_of_turn>"
 
 def answer(loaded: LoadedModel, text: str, stop: tuple[str, ...] = ()) -> tuple[list[str], Answer]:
     """Feed *text* token by token; return what came out at each, and the answer."""
-    found = Reader(loaded.tokenizer).answer(job(stop=stop))
+    found = AnswerParser(loaded.tokenizer).answer(job(stop=stop))
     pieces = []
     for token in loaded.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True):
         pieces.append(found.add(token).text)
@@ -34,7 +34,7 @@ def test_answer_gives_back_every_character(loaded: LoadedModel) -> None:
 
 def test_special_tokens_of_the_model_are_not_text(loaded: LoadedModel) -> None:
     """A turn marker that the model makes is a sign, and no part of the answer."""
-    found = Reader(loaded.tokenizer).answer(job())
+    found = AnswerParser(loaded.tokenizer).answer(job())
     said = found.add(loaded.tokenizer.convert_tokens_to_ids("<start_of_turn>"))
     text = said.text + found.finish().text
 

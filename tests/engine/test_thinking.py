@@ -10,7 +10,7 @@ import pytest
 from service.engine.model.load import LoadedModel, load
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.scheduler.scheduler import Batcher
-from service.engine.text.answer import Answer, Reader
+from service.engine.text.answer import Answer, AnswerParser
 from service.engine.text.prompt import Prompter
 from service.protocol import Chat, Constraint, Load, Sampling, Tool, Turn
 from tests import thinking_model
@@ -55,7 +55,7 @@ def heard(thinker: LoadedModel, answer: Answer, text: str) -> tuple[str, str, li
 def test_thoughts_calls_and_text_are_told_apart(thinker: LoadedModel, is_thinking: bool) -> None:
     """Wherever the thoughts were opened; what only sets the parts apart is no text."""
     asked = job(prompt=Chat(HI, (ADD,)))
-    answer = Reader(thinker.tokenizer).answer(asked, is_thinking=is_thinking)
+    answer = AnswerParser(thinker.tokenizer).answer(asked, is_thinking=is_thinking)
     opening = "" if is_thinking else "<think>"
     found = heard(thinker, answer, f"{opening}\nHm, 1.</think>\n\nSo: {CALL}\n{CALL} done")
 
@@ -71,7 +71,7 @@ def test_thoughts_calls_and_text_are_told_apart(thinker: LoadedModel, is_thinkin
 )  # fmt: skip
 def test_what_is_no_call_is_handed_back(thinker: LoadedModel, call: str) -> None:
     """Broken, unknown or unended calls are text; nothing of them is lost."""
-    answer = Reader(thinker.tokenizer).answer(job(prompt=Chat(HI, (ADD,))))
+    answer = AnswerParser(thinker.tokenizer).answer(job(prompt=Chat(HI, (ADD,))))
     text, _, calls = heard(thinker, answer, f"a {call}")
 
     assert text == "a " + call.removeprefix(CALL)
@@ -80,7 +80,7 @@ def test_what_is_no_call_is_handed_back(thinker: LoadedModel, call: str) -> None
 
 def test_nothing_is_a_call_where_no_tool_is_offered(thinker: LoadedModel) -> None:
     """The very text of a call stays text."""
-    answer = Reader(thinker.tokenizer).answer(job())
+    answer = AnswerParser(thinker.tokenizer).answer(job())
 
     assert heard(thinker, answer, CALL) == (CALL, "", [])
     assert answer.reason("stop") == "stop"

@@ -14,9 +14,9 @@ from llguidance import LLMatcher
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from service.engine.constrain.schema import narrow
+from service.engine.text.call_format import forced_format, own_format
 from service.protocol import Constraint, Tool
 
-CALL_START, CALL_END = "<tool_call>", "</tool_call>"
 # As models have seen JSON most often; what is not fixed would be free to go on for ever.
 _SPACED: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -51,8 +51,8 @@ class Composer:
     """
 
     def __init__(self, tokenizer: TokenizerWrapper) -> None:
-        self._start, self._end = call_marks(tokenizer)
-        self._knows_json_calls = knows_json_calls(tokenizer)
+        self._format = forced_format(tokenizer)
+        self._calls_so_by_itself = own_format(tokenizer).is_json
         self._specials = {token.content for token in tokenizer.added_tokens_decoder.values()}
 
     def grammar(self, form: Form) -> str | None:
@@ -67,13 +67,13 @@ class Composer:
         if constraint:
             either = _lark("start: @calls | @answer")
             return _whole(either, calls=calls, answer=_answer(constraint))
-        if self._knows_json_calls and any(tool.strict for tool in tools):
+        if self._calls_so_by_itself and any(tool.strict for tool in tools):
             return _whole(_lark("start: TEXT (@calls TEXT)?\nTEXT: /(.|\\n)*/"), calls=calls)
         return None
 
     def _calls(self, tools: Sequence[Tool], is_parallel: bool) -> Grammar:
         """Return the grammar of one or more calls of *tools*, each as JSON between its marks."""
-        start, end = self._mark(self._start), self._mark(self._end)
+        start, end = self._mark(self._format.start), self._mark(self._format.end)
         bodies = " | ".join(f"body_{i}" for i in range(len(tools)))
         rules = [
             f"start: call {'(BREAK? call)*' if is_parallel else ''}",
@@ -90,18 +90,6 @@ class Composer:
         """Return *text* as Lark has it: a special token by its name, others as letters."""
         is_special = text in self._specials and text.startswith("<") and text.endswith(">")
         return text if is_special else json.dumps(text)
-
-
-def call_marks(tokenizer: TokenizerWrapper) -> tuple[str, str]:
-    """Return the texts around a call in JSON: the model's own, if that is how it calls."""
-    if knows_json_calls(tokenizer):
-        return tokenizer.tool_call_start, tokenizer.tool_call_end
-    return CALL_START, CALL_END
-
-
-def knows_json_calls(tokenizer: TokenizerWrapper) -> bool:
-    """Whether the model's own calls are JSON objects with `name` and `arguments`."""
-    return bool(tokenizer.init_kwargs.get("tool_parser_type") == "json_tools")
 
 
 def _arguments(tool: Tool) -> Any:

@@ -59,6 +59,11 @@ class Vocabulary:
         return Candidate(token, self.piece(token), finite)
 
 
+def special_tokens(tokenizer: TokenizerWrapper) -> dict[int, str]:
+    """Return the tokens that are signs to the model and no text, by id."""
+    return {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+
+
 class _Spelled:
     """
     A tokenizer as llguidance asks for one, to which special tokens spelled out in a text are letters.

@@ -28,7 +28,7 @@ from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.scheduler.lanes import Lanes
 from service.engine.scheduler.prefill import Prompt, Readings, window_of
-from service.engine.text.answer import Answer, Reader
+from service.engine.text.answer import Answer, AnswerParser
 from service.engine.text.prompt import Prepared
 from service.protocol import Delta, FinishReason, Job, Spent, TokenLogprob
 
@@ -108,7 +108,7 @@ class Batcher:
         ahead = max_tokens_ahead if self.window > 0 else 0
         self._lanes = Lanes(loaded.model, max_rows, ahead, self._caches.bytes_per_token, draft)
         self._turn_ends = make_stop_sequences(loaded.tokenizer)
-        self._reader = Reader(loaded.tokenizer)
+        self._parser = AnswerParser(loaded.tokenizer)
         self._start()
 
     @property
@@ -154,7 +154,7 @@ class Batcher:
             top_logprobs=job.top_logprobs,
             gate=prepared.gate,
         )
-        answer = self._reader.answer(job, is_thinking=prepared.is_thinking)
+        answer = self._parser.answer(job, is_thinking=prepared.is_thinking)
         came_s = time.monotonic() if came_s is None else came_s
         ids = np.array(prepared.ids, dtype=np.uint32)
         room = self.context_length - len(ids)

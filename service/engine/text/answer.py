@@ -1,8 +1,8 @@
 """
-From token ids to what an answer says: text, thoughts, calls of tools; runs on the MLX thread.
+From token ids to what an answer says: text, thoughts, tool calls. Belongs to the MLX thread.
 
-mlx-lm's state machine tells by the text in which part of the answer a token falls, its parsers read the
-calls in each model's own notation.
+mlx-lm's state machine tells by the text in which part of the answer a token falls; the job's `CallFormat` has
+that machine and the parser of the calls.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import functools
 import json
 import secrets
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from mlx_lm.generate import TextStateMachine, make_text_state_machine
+from mlx_lm.generate import TextStateMachine
 from mlx_lm.tokenizer_utils import TokenizerWrapper
-from mlx_lm.tool_parsers import json_tools
 
-from service.engine.constrain.grammar import call_marks, knows_json_calls
-from service.engine.text.prompt import special_tokens
+from service.engine.text.call_format import (
+    CallFormat,
+    ParseCalls,
+    forced_format,
+    own_format,
+    plain_format,
+)
 from service.protocol import Chat, FinishReason, Job, TokenLogprob, Tool, ToolCall
-
-_PLAIN = TextStateMachine({"normal": []})
-
-ParseCalls = Callable[[str, list[dict[str, Any]]], Any]
 
 
 @dataclass
-class Said:
+class Parsed:
     """What became certain with one token."""
 
     text: str = ""
@@ -38,9 +38,9 @@ class Said:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-class Reader:
+class AnswerParser:
     """
-    Reads the answers of one model.
+    Parses the answers of one model.
 
     Args:
         tokenizer: the model's own.
@@ -48,62 +48,51 @@ class Reader:
 
     def __init__(self, tokenizer: TokenizerWrapper) -> None:
         self._tokenizer = tokenizer
-        self._before = tokenizer.encode("a", add_special_tokens=False)
-        self._silent = special_tokens(tokenizer).keys() - _markers(tokenizer)
-        self._own = make_text_state_machine(tokenizer)
-        self._forced = _forced_machine(tokenizer)
+        self._inner_tokens = tokenizer.encode("a", add_special_tokens=False)
+        self._own_format = own_format(tokenizer)
+        self._forced_format = forced_format(tokenizer)
+        self._plain_format = plain_format(self._own_format)
 
     def answer(self, job: Job, *, is_thinking: bool = False) -> Answer:
-        """Return the answer to *job*, nothing of it said yet; its prompt may end inside of thoughts."""
+        """Return the answer to *job*, empty so far; the prompt of a chat may end inside of thoughts."""
         if not isinstance(job.prompt, Chat):
-            return self._continuation(job)
+            return self._answer(job, self._plain_format)
         tools = job.prompt.tools
-        # What is forced is JSON, also from models that call in another notation by themselves.
-        is_forced = bool(job.must_call or job.constraint) or knows_json_calls(self._tokenizer)
-        machine, parse = self._own, self._tokenizer.tool_parser
-        if tools and is_forced:
-            machine, parse = self._forced, json_tools.parse_tool_call
-        begin = self._tokenizer.response_initial_state or "normal"
-        calls = _Calls(tools, parse) if tools and parse is not None else None
+        is_forced = tools and (job.must_call or job.constraint)
+        call_format = self._forced_format if is_forced else self._own_format
+        if is_thinking:
+            call_format = replace(call_format, initial_state="reasoning")
+        return self._answer(job, call_format, tools)
+
+    def _answer(self, job: Job, call_format: CallFormat, tools: Sequence[Tool] = ()) -> Answer:
+        parse = call_format.parse
         return Answer(
             self._detokenizer(),
-            self._silent,
-            machine.make_state("reasoning" if is_thinking else begin),
-            _Stop(job.stop),
-            calls,
-            marks=self._marks(forced=machine is self._forced),
-            has_one_call=not job.parallel_tool_calls,
+            call_format,
+            _Calls(tools, parse) if tools and parse is not None else None,
+            _StopTexts(job.stop),
+            is_parallel=job.parallel_tool_calls,
         )
 
     def _detokenizer(self) -> Any:
-        """Return a detokenizer in the middle of a text, since at its start it would drop a space."""
+        """Return a detokenizer in the middle of a text, since at the start of one it would drop a space."""
         found = self._tokenizer.detokenizer
-        for token in self._before:
+        for token in self._inner_tokens:
             found.add_token(token)
         _ = found.last_segment
         return found
-
-    def _continuation(self, job: Job) -> Answer:
-        """Return what goes on in the middle of a text: marks are text in it."""
-        return Answer(
-            self._detokenizer(),
-            self._silent,
-            _PLAIN.make_state("normal"),
-            _Stop(job.stop),
-            None,
-            marks=("", ""),
-            has_one_call=False,
-        )
-
-    def _marks(self, *, forced: bool) -> tuple[str, str]:
-        if forced:
-            return call_marks(self._tokenizer)
-        return self._tokenizer.tool_call_start or "", self._tokenizer.tool_call_end or ""
 
 
 class Answer:
     """
     One answer as its tokens come. Text that may be the start of a mark or of a stop text is held back.
+
+    Args:
+        detokenizer: makes text of tokens, in the middle of a text.
+        call_format: how the answer is written.
+        calls: parses the answer's calls; None: nothing in it is a call.
+        stop_texts: what ends the answer.
+        is_parallel: there may be several calls; else the first one ends the answer.
 
     Attributes:
         is_over: a stop text was found, or the one call that was wanted; nothing more is said.
@@ -113,62 +102,59 @@ class Answer:
     def __init__(
         self,
         detokenizer: Any,
-        silent: set[int],
-        state: Any,
-        stop: _Stop,
+        call_format: CallFormat,
         calls: _Calls | None,
+        stop_texts: _StopTexts,
         *,
-        marks: tuple[str, str],
-        has_one_call: bool,
+        is_parallel: bool,
     ) -> None:
         self.is_over = False
         self.n_reasoning_tokens = 0
         self._detokenizer = detokenizer
-        self._silent = silent
-        self._state = state
-        self._stop = stop
+        self._format = call_format
+        self._state = call_format.machine.make_state(call_format.initial_state)
         self._calls = calls
-        self._marks = marks
-        self._has_one_call = has_one_call
+        self._stop_texts = stop_texts
+        self._is_parallel = is_parallel
         self._open_call: str | None = None
         self._n_calls = 0
-        self._is_after_mark = state[0] == "reasoning"
-        self._waiting: deque[tuple[int, TokenLogprob]] = deque()
+        self._is_after_mark = call_format.initial_state == "reasoning"
+        self._unsent_logprobs: deque[tuple[int, TokenLogprob]] = deque()
 
-    def add(self, token: int, logprob: TokenLogprob | None = None) -> Said:
+    def add(self, token: int, logprob: TokenLogprob | None = None) -> Parsed:
         """Take the next token, with its log-probability where that is reported."""
-        said = Said()
+        parsed = Parsed()
         if self.is_over:
-            return said
-        was, began = self._state[0], self._stop.n_read
-        if token not in self._silent:
+            return parsed
+        part, begins_at = self._state[0], self._stop_texts.n_taken
+        if token not in self._format.silent_tokens:
             self._detokenizer.add_token(token)
-        self._read(self._detokenizer.last_segment, said)
-        self.n_reasoning_tokens += was == "reasoning"
-        if logprob is not None and "normal" in {was, self._state[0]}:
-            self._waiting.append((began, logprob))
-        said.logprobs = tuple(self._certain())
-        return said
+        self._parse(self._detokenizer.last_segment, parsed)
+        self.n_reasoning_tokens += part == "reasoning"
+        if logprob is not None and "normal" in {part, self._state[0]}:
+            self._unsent_logprobs.append((begins_at, logprob))
+        parsed.logprobs = tuple(self._certain_logprobs())
+        return parsed
 
-    def finish(self) -> Said:
+    def finish(self) -> Parsed:
         """Return what is still held back; nothing more comes."""
-        said = Said()
+        parsed = Parsed()
         self._detokenizer.finalize()
         if not self.is_over:
-            self._read(self._detokenizer.last_segment, said)
+            self._parse(self._detokenizer.last_segment, parsed)
         if not self.is_over:
-            self._state, held, state = TextStateMachine.flush(self._state)
-            self._take(state, held, said)
+            self._state, held_back, part = TextStateMachine.flush(self._state)
+            self._append(part, held_back, parsed)
             if self._open_call is not None:
-                self._close_call(said, is_whole=not self._marks[1])
-            said.text += self._stop.rest()
-        said.logprobs = tuple(self._certain())
-        return said
+                self._close_call(parsed, is_whole=not self._format.end)
+            parsed.text += self._stop_texts.rest()
+        parsed.logprobs = tuple(self._certain_logprobs())
+        return parsed
 
     @property
     def stop_text(self) -> str | None:
         """The stop text that ended the answer; None: none did, or not yet."""
-        return self._stop.found
+        return self._stop_texts.found
 
     def reason(self, ended: FinishReason) -> FinishReason:
         """Return why the answer ended, given why its tokens did."""
@@ -176,117 +162,114 @@ class Answer:
             ended = "stop"
         return "tool_calls" if self._n_calls and ended == "stop" else ended
 
-    def _read(self, text: str, said: Said) -> None:
+    def _parse(self, text: str, parsed: Parsed) -> None:
+        """Cut *text* where the answer's parts meet."""
         self._state, segments = TextStateMachine.split(self._state, text)
-        for i, (state, part) in enumerate(segments):
-            if i and self._open_call is not None and state != "tool":
-                self._close_call(said, is_whole=True)
+        for i, (part, piece) in enumerate(segments):
+            if i and self._open_call is not None and part != "tool":
+                self._close_call(parsed, is_whole=True)
             self._is_after_mark |= i > 0
-            if state == "tool" and self._open_call is None:
+            if part == "tool" and self._open_call is None:
                 self._open_call = ""
-            self._take(state, part, said)
+            self._append(part, piece, parsed)
             if self.is_over:
                 return
 
-    def _take(self, state: str | None, text: str, said: Said) -> None:
-        """Put *text* where the *state* it was said in belongs."""
-        if state == "tool" and self._open_call is not None:
+    def _append(self, part: str | None, text: str, parsed: Parsed) -> None:
+        """Put *text* where the *part* of the answer that it stands in belongs."""
+        if part == "tool" and self._open_call is not None:
             self._open_call += text
             return
-        if self._is_after_mark:  # what sets the parts apart is no text
+        if self._is_after_mark:  # white space behind a mark sets parts apart and is no text
             text = text.lstrip()
             self._is_after_mark = not text
-        if state == "reasoning":
-            said.reasoning += text
-        elif state == "normal":
-            said.text += self._stop.passed(text)
-            self.is_over |= self._stop.is_found
+        if part == "reasoning":
+            parsed.reasoning += text
+        elif part == "normal":
+            self._append_text(text, parsed)
 
-    def _close_call(self, said: Said, *, is_whole: bool) -> None:
-        """Read the call that has ended, or hand its text back if it is none."""
+    def _append_text(self, text: str, parsed: Parsed) -> None:
+        parsed.text += self._stop_texts.take(text)
+        self.is_over |= self._stop_texts.found is not None
+
+    def _close_call(self, parsed: Parsed, *, is_whole: bool) -> None:
+        """Parse the call that has ended, or hand its text back if it is none."""
         text, self._open_call = self._open_call or "", None
-        calls = self._calls.read(text) if self._calls is not None and is_whole else ()
+        calls = self._calls.parse(text) if self._calls is not None and is_whole else ()
         if calls:
-            said.tool_calls += calls[:1] if self._has_one_call else calls
+            parsed.tool_calls += calls if self._is_parallel else calls[:1]
             self._n_calls += len(calls)
-            self.is_over |= self._has_one_call
+            self.is_over |= not self._is_parallel
             return
-        start, end = self._marks
-        said.text += self._stop.passed(start + text + (end if is_whole else ""))
-        self.is_over |= self._stop.is_found
+        end = self._format.end if is_whole else ""
+        self._append_text(self._format.start + text + end, parsed)
 
-    def _certain(self) -> list[TokenLogprob]:
+    def _certain_logprobs(self) -> list[TokenLogprob]:
         """Return the log-probabilities of the tokens whose text, or the beginning of it, is out."""
         found = []
-        stop = self._stop
-        while self._waiting and (
-            self._waiting[0][0] < stop.n_passed
-            or (stop.n_passed == stop.n_read and not stop.is_found)
-        ):
-            found.append(self._waiting.popleft()[1])
+        while self._unsent_logprobs and self._stop_texts.is_out(self._unsent_logprobs[0][0]):
+            found.append(self._unsent_logprobs.popleft()[1])
         return found
 
 
-class _Stop:
+class _StopTexts:
     """
     Looks for stop texts in what goes out.
 
     Attributes:
-        found: the one that was there; it and what follows it are left out. None: none yet.
-        n_read: characters taken in.
-        n_passed: characters let out.
+        found: the stop text that was there; it and what follows it are left out. None: none yet.
+        n_taken: characters taken in.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.found: str | None = None
-        self.n_read = 0
-        self.n_passed = 0
+        self.n_taken = 0
+        self._n_out = 0
         self._state = None
         if texts:  # each leads into a state named after it, which nothing leads out of
             states = dict.fromkeys(texts, ()) | {"": [(text, text) for text in texts]}
             self._state = TextStateMachine(states).make_state("")
 
-    @property
-    def is_found(self) -> bool:
-        """Whether one was there."""
-        return self.found is not None
-
-    def passed(self, text: str) -> str:
-        """Return what is certain to be no part of a stop text."""
-        self.n_read += len(text)
-        if self._state is not None and not self.is_found:
+    def take(self, text: str) -> str:
+        """Take *text* in and return what is certain to be no part of a stop text."""
+        self.n_taken += len(text)
+        if self.found is not None:
+            return ""
+        if self._state is not None:
             self._state, segments = TextStateMachine.split(self._state, text)
             self.found = self._state[0] or None
-            text = "".join(part for state, part in segments if not state)
-        elif self.is_found:
-            text = ""
-        self.n_passed += len(text)
+            text = "".join(piece for state, piece in segments if not state)
+        self._n_out += len(text)
         return text
 
     def rest(self) -> str:
         """Return what was held back; nothing more comes."""
-        if self._state is None or self.is_found:
+        if self._state is None or self.found is not None:
             return ""
-        self._state, held, _ = TextStateMachine.flush(self._state)
-        self.n_passed += len(held)
-        return str(held)
+        self._state, held_back, _ = TextStateMachine.flush(self._state)
+        self._n_out += len(held_back)
+        return str(held_back)
+
+    def is_out(self, place: int) -> bool:
+        """Whether the character at *place* is out, or nothing is held back before it."""
+        return place < self._n_out or (self._n_out == self.n_taken and self.found is None)
 
 
 class _Calls:
-    """Reads calls of the tools that a request offers."""
+    """Parses calls of the tools that a request offers."""
 
     def __init__(self, tools: Sequence[Tool], parse: ParseCalls) -> None:
         self._names = {tool.name for tool in tools}
         self._parse = parse
-        self._described = functools.cache(lambda: [_described(tool) for tool in tools])
+        self._schemas = functools.cache(lambda: [_schema(tool) for tool in tools])
 
-    def read(self, text: str) -> tuple[ToolCall, ...]:
+    def parse(self, text: str) -> tuple[ToolCall, ...]:
         """Return the calls that *text* is; none unless all of it is calls of tools that are offered."""
         try:
-            found = self._parse(text, self._described())
+            found = self._parse(text, self._schemas())
             entries = found if isinstance(found, list) else [found]
             return tuple(self._call(entry) for entry in entries)
-        except Exception:  # whatever a model writes, the parsers raise each in their own way
+        except Exception:  # whatever a model writes, each parser raises in its own way
             return ()
 
     def _call(self, entry: dict[str, Any]) -> ToolCall:
@@ -301,32 +284,7 @@ class _Calls:
         return ToolCall(f"call_{secrets.token_hex(12)}", entry["name"], text)
 
 
-def _described(tool: Tool) -> dict[str, Any]:
+def _schema(tool: Tool) -> dict[str, Any]:
     """Return *tool* as mlx-lm's parsers look types up in it."""
     function = {"name": tool.name, "parameters": json.loads(tool.parameters)}
     return {"type": "function", "function": function}
-
-
-def _forced_machine(tokenizer: TokenizerWrapper) -> TextStateMachine:
-    """Return what finds calls as `grammar` forces them."""
-    if knows_json_calls(tokenizer):
-        return make_text_state_machine(tokenizer)
-    start, end = call_marks(tokenizer)
-    transitions = {"normal": [(start, "tool")], "tool": [(end, "normal")]}
-    if tokenizer.has_thinking:
-        transitions["normal"].append((tokenizer.think_start, "reasoning"))
-        transitions["reasoning"] = [(tokenizer.think_end, "normal")]
-    return TextStateMachine(transitions)
-
-
-def _markers(tokenizer: TokenizerWrapper) -> set[int]:
-    """Return the special tokens that set tool calls and thoughts apart, and so have to be read."""
-    texts = {
-        tokenizer.tool_call_start,
-        tokenizer.tool_call_end,
-        tokenizer.think_start,
-        tokenizer.think_end,
-        *(tokenizer.structural_markers or ()),
-        *(mark for edges in tokenizer.response_transitions.values() for mark, _ in edges),
-    }
-    return {i for i, text in special_tokens(tokenizer).items() if text in texts}

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from service.engine.cache.prefix_cache import n_shared
 from service.engine.constrain.compile import Constrainer, UnfitGrammar
 from service.engine.constrain.token_mask import Gate
-from service.engine.model.vocabulary import Vocabulary
+from service.engine.model.vocabulary import Vocabulary, special_tokens
 from service.protocol import Chat, Job, Prompt, Text, Tokens, Tool, ToolCall, Turn
 
 Clean = Callable[[str], str]
@@ -277,11 +277,6 @@ def _characters(text: str) -> NDArray[np.uint32]:
 def _param(prompt: Prompt) -> str:
     """Return the request's field that holds a prompt like this."""
     return "messages" if isinstance(prompt, Chat) else "prompt"
-
-
-def special_tokens(tokenizer: TokenizerWrapper) -> dict[int, str]:
-    """Return the tokens that are signs to the model and no text, by id."""
-    return {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special}
 
 
 def _as_dict(turn: Turn, clean: Clean) -> dict[str, Any]:
