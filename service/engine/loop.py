@@ -28,8 +28,9 @@ from service.engine.channel import Channel
 from service.engine.decoding.draft_model import load_draft
 from service.engine.model.load import LoadedModel, load
 from service.engine.model.vocabulary import Vocabulary
+from service.engine.prepare import Preparer
 from service.engine.scheduler.scheduler import Batcher
-from service.engine.text.prompt import Prepared, Prompter, RefusedPrompt
+from service.engine.text.prompt import Prepared, RefusedPrompt
 from service.engine.warmup import warm_up
 from service.protocol import (
     Accepted,
@@ -123,7 +124,7 @@ class Engine:
         loaded, memory = plan(loaded, order, draft)
         self._memory = memory
         vocabulary = Vocabulary(loaded.tokenizer, logits.shape[-1])
-        self._prompter = Prompter(
+        self._preparer = Preparer(
             loaded.tokenizer,
             loaded.card.context_length,
             vocabulary,
@@ -154,7 +155,7 @@ class Engine:
     def _first_prompt(self) -> list[int]:
         """Return a prompt to warm up with; a template that hangs does so now, not on a request."""
         try:
-            return self._prompter.ids(Chat((Turn("user", "Hello"),)))
+            return self._preparer.ids(Chat((Turn("user", "Hello"),)))
         except RefusedPrompt as refused:
             _log.warning("no chat can be had with this model: %s", refused.message)
             return [0]
@@ -176,7 +177,7 @@ class Engine:
         ticket, job, prepared = submitted.ticket, submitted.job, None
         if ticket not in self._cancelled:
             with self._blaming(ticket):
-                prepared = self._prompter.prepare(job)
+                prepared = self._preparer.prepare(job)
                 self._channel.send(Accepted(ticket, len(prepared.ids)))
         self._inbox.put(_Prompt(ticket, job, came_s, prepared))
 
@@ -185,11 +186,11 @@ class Engine:
         with self._blaming(question.ticket):
             match question:
                 case Tokenize(ticket, prompt):
-                    ids = self._prompter.ids(prompt)
-                    answer = Tokenized(ticket, tuple(ids), self._prompter.pieces(ids))
+                    ids = self._preparer.ids(prompt)
+                    answer = Tokenized(ticket, tuple(ids), self._preparer.pieces(ids))
                     self._channel.send(answer)
                 case Detokenize(ticket, ids=given):
-                    self._channel.send(Detokenized(ticket, self._prompter.text(given)))
+                    self._channel.send(Detokenized(ticket, self._preparer.text(given)))
 
     @contextmanager
     def _blaming(self, ticket: int) -> Iterator[None]:

@@ -11,8 +11,8 @@ import pytest
 
 from service.engine.model.load import load
 from service.engine.model.vocabulary import Vocabulary
+from service.engine.prepare import Preparer
 from service.engine.scheduler.scheduler import Batcher
-from service.engine.text.prompt import Prompter
 from service.openai import chat
 from service.protocol import Chat, Constraint, Job, Load, ModelCard, Sampling, Turn
 from tests.benchmarks.conftest import Report
@@ -51,7 +51,7 @@ class Bench:
     def __init__(self) -> None:
         loaded = load(Load(None, None, max_concurrency=8, warmup=False, log_level="INFO"))
         vocabulary = Vocabulary(loaded.tokenizer, loaded.model(mx.array([[0]])).shape[-1])
-        self._prompter = Prompter(loaded.tokenizer, loaded.card.context_length, vocabulary)
+        self.preparer = Preparer(loaded.tokenizer, loaded.card.context_length, vocabulary)
         self._batcher = Batcher(loaded, vocabulary, max_rows=8)
 
     def tokens_per_s(self, wishes: list[dict[str, Any]]) -> float:
@@ -59,7 +59,7 @@ class Bench:
         for ticket, fields in enumerate(wishes):
             chat_ = Chat((Turn("user", PROMPTS[ticket]),))
             job = Job(chat_, max_tokens=N_TOKENS, ignore_eos=True, **fields)
-            self._batcher.add(ticket, self._prompter.prepare(job), job)
+            self._batcher.add(ticket, self.preparer.prepare(job), job)
         n_begun: set[int] = set()
         while len(n_begun) < len(wishes):
             n_begun |= {delta.ticket for delta in self._batcher.step()}
@@ -119,7 +119,7 @@ def test_cached_schema(engine: Bench, benchmark: Any, report: Report) -> None:
 
     def prepare_ms(job: Job) -> float:
         began_s = time.perf_counter()
-        engine._prompter.prepare(job)
+        engine.preparer.prepare(job)
         return (time.perf_counter() - began_s) * 1000
 
     def one_round() -> None:

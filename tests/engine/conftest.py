@@ -7,8 +7,8 @@ import pytest
 
 from service.engine.model.load import LoadedModel, load
 from service.engine.model.vocabulary import Vocabulary
+from service.engine.prepare import Preparer
 from service.engine.scheduler.scheduler import Batcher
-from service.engine.text.prompt import Prompter
 from service.protocol import Chat, Delta, Job, Load, Sampling, Turn
 
 
@@ -25,9 +25,15 @@ def vocabulary(loaded: LoadedModel) -> Vocabulary:
 
 
 @pytest.fixture(scope="session")
-def prompter(loaded: LoadedModel, vocabulary: Vocabulary) -> Prompter:
-    """The embedded model's prompter."""
-    return Prompter(loaded.tokenizer, loaded.card.context_length, vocabulary, allow_grammars=True)
+def preparer(loaded: LoadedModel, vocabulary: Vocabulary) -> Preparer:
+    """The embedded model's preparer."""
+    return Preparer(loaded.tokenizer, loaded.card.context_length, vocabulary, allow_grammars=True)
+
+
+@pytest.fixture(scope="session")
+def prompter(preparer: Preparer) -> Preparer:
+    """The same, in tests of what follows a prompt."""
+    return preparer
 
 
 @pytest.fixture

@@ -8,13 +8,15 @@ from typing import Any
 import jsonschema
 import mlx.core as mx
 import pytest
-from mlx_lm.generate import StopSequences
+from llguidance import LLMatcher
 
-from service.engine.constrain.token_mask import Gate, masks
+from service.engine.constrain import compile
+from service.engine.constrain.token_mask import allowed_tokens
 from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
+from service.engine.prepare import Preparer
 from service.engine.scheduler.scheduler import Batcher
-from service.engine.text.prompt import Prompter, RefusedPrompt
+from service.engine.text.prompt import RefusedPrompt
 from service.protocol import Chat, Constraint, Delta, Job, Sampling, Tool, Turn
 from tests.engine.conftest import job, run
 
@@ -65,10 +67,10 @@ def wild(loaded: LoadedModel, vocabulary: Vocabulary) -> Batcher:
     return Batcher(noisy, vocabulary, max_rows=8)
 
 
-def answers(batcher: Batcher, prompter: Prompter, jobs: list[Job]) -> list[list[Delta]]:
+def answers(batcher: Batcher, preparer: Preparer, jobs: list[Job]) -> list[list[Delta]]:
     """Run *jobs* together; return the deltas of each."""
     for ticket, each in enumerate(jobs):
-        batcher.add(ticket, prompter.prepare(each), each)
+        batcher.add(ticket, preparer.prepare(each), each)
     seen = run(batcher)
     return [seen[ticket] for ticket in range(len(jobs))]
 
@@ -94,17 +96,17 @@ def chat(*tools: Tool) -> Chat:
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=range(len(SCHEMAS)))
-def test_answer_follows_its_schema(schema: Any, wild: Batcher, prompter: Prompter) -> None:
+def test_answer_follows_its_schema(schema: Any, wild: Batcher, preparer: Preparer) -> None:
     """Every finished answer validates, whatever the model would have said."""
     jobs = [held("json_schema", json.dumps(schema))] * 8
-    finished = [each for each in answers(wild, prompter, jobs) if each[-1].finish_reason == "stop"]
+    finished = [each for each in answers(wild, preparer, jobs) if each[-1].finish_reason == "stop"]
 
     assert finished
     for deltas in finished:
         jsonschema.validate(json.loads(text(deltas)), schema)
 
 
-def test_other_forms(wild: Batcher, prompter: Prompter) -> None:
+def test_other_forms(wild: Batcher, preparer: Preparer) -> None:
     """Expressions, choices and grammars hold, side by side in one batch with what is free."""
     jobs = [
         held("regex", "[0-9]{3}-[a-f]+", max_tokens=60),
@@ -113,7 +115,7 @@ def test_other_forms(wild: Batcher, prompter: Prompter) -> None:
         job(max_tokens=20, ignore_eos=True),
         held("json_object", "", max_tokens=30),
     ]
-    regex, choice, grammar, free, _ = answers(wild, prompter, jobs)
+    regex, choice, grammar, free, _ = answers(wild, preparer, jobs)
 
     assert set(text(regex)) <= set("0123456789-abcdef")
     assert text(choice) in {"yes", 'n"o\n'}
@@ -122,14 +124,14 @@ def test_other_forms(wild: Batcher, prompter: Prompter) -> None:
 
 
 @pytest.mark.parametrize("n_tools", [1, 2])
-def test_demanded_call_comes(n_tools: int, wild: Batcher, prompter: Prompter) -> None:
+def test_demanded_call_comes(n_tools: int, wild: Batcher, preparer: Preparer) -> None:
     """One of the demanded tools is called, with arguments after its schema, and nothing is said."""
     tools = (WEATHER, CLOCK)[:n_tools]
     names = tuple(tool.name for tool in tools)
     wanted = job(
         prompt=chat(*tools), must_call=names, sampling=Sampling(temperature=1.5), max_tokens=300
     )
-    for deltas in answers(wild, prompter, [wanted] * 4):
+    for deltas in answers(wild, preparer, [wanted] * 4):
         if deltas[-1].finish_reason == "length":
             continue
         calls = [call for delta in deltas for call in delta.tool_calls]
@@ -144,42 +146,42 @@ def test_demanded_call_comes(n_tools: int, wild: Batcher, prompter: Prompter) ->
         assert text(deltas).strip() == ""
 
 
-def test_one_call_where_only_one_is_wanted(wild: Batcher, prompter: Prompter) -> None:
+def test_one_call_where_only_one_is_wanted(wild: Batcher, preparer: Preparer) -> None:
     """Without parallel calls there is exactly one."""
     wanted = job(
         prompt=chat(WEATHER), must_call=("weather",), parallel_tool_calls=False, max_tokens=300
     )
-    for deltas in answers(wild, prompter, [wanted] * 4):
+    for deltas in answers(wild, preparer, [wanted] * 4):
         assert sum(len(delta.tool_calls) for delta in deltas) == 1
         assert deltas[-1].finish_reason == "tool_calls"
 
 
-def test_call_that_is_cut_is_text(wild: Batcher, prompter: Prompter) -> None:
+def test_call_that_is_cut_is_text(wild: Batcher, preparer: Preparer) -> None:
     """Cut by the token limit, a call is handed back as the text it is, and the reason says so."""
     wanted = job(prompt=chat(WEATHER), must_call=("weather",), max_tokens=9)
-    (deltas,) = answers(wild, prompter, [wanted])
+    (deltas,) = answers(wild, preparer, [wanted])
 
     assert deltas[-1].finish_reason == "length"
     assert text(deltas).startswith("<tool_call>")
     assert not any(delta.tool_calls for delta in deltas)
 
 
-def test_form_holds_beside_tools(wild: Batcher, prompter: Prompter) -> None:
+def test_form_holds_beside_tools(wild: Batcher, preparer: Preparer) -> None:
     """With tools and a form the answer is either calls or of that form."""
     jobs = [held("json_schema", json.dumps(CITY), prompt=chat(WEATHER))] * 6
-    for deltas in answers(wild, prompter, jobs):
+    for deltas in answers(wild, preparer, jobs):
         calls = [call for delta in deltas for call in delta.tool_calls]
         if deltas[-1].finish_reason == "stop":
             jsonschema.validate(json.loads(text(deltas)), CITY)
         assert bool(calls) == (deltas[-1].finish_reason == "tool_calls")
 
 
-def test_strict_tools_leave_text_free(batcher: Batcher, prompter: Prompter) -> None:
+def test_strict_tools_leave_text_free(batcher: Batcher, preparer: Preparer) -> None:
     """A model that doesn't call answers as it does without a grammar."""
     strict = Tool("weather", None, json.dumps(CITY), strict=True)
     wanted = job(prompt=chat(strict), max_tokens=24)
     free = job(prompt=chat(WEATHER), max_tokens=24)
-    held_text, free_text = map(text, answers(batcher, prompter, [wanted, free]))
+    held_text, free_text = map(text, answers(batcher, preparer, [wanted, free]))
 
     assert held_text == free_text
 
@@ -197,60 +199,49 @@ def test_strict_tools_leave_text_free(batcher: Batcher, prompter: Prompter) -> N
     ],
 )
 def test_form_that_cannot_be_followed_is_refused(
-    kind: Any, source: str, code: str, word: str, prompter: Prompter
+    kind: Any, source: str, code: str, word: str, preparer: Preparer
 ) -> None:
     """The refusal says what in it, and which field asked for it."""
     with pytest.raises(RefusedPrompt) as caught:
-        prompter.prepare(held(kind, source))
+        preparer.prepare(held(kind, source))
 
     assert (caught.value.param, caught.value.code) == ("response_format", code)
     assert word in caught.value.message
 
 
-def test_compiled_forms_are_kept(prompter: Prompter) -> None:
-    """The same schema again costs no compiling, and the gates do not share their places."""
-    constrainer = prompter._constrainer
-    before = constrainer._compiled.cache_info().misses
-    first, second = (prompter.prepare(held("json_schema", json.dumps(CITY))).gate for _ in "ab")
+def test_compiled_forms_are_kept(
+    loaded: LoadedModel, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same schema again costs no compiling, and the masks of two answers do not share their places."""
+    n_compiled = 0
+
+    def counted(*args: Any, **options: Any) -> LLMatcher:
+        nonlocal n_compiled
+        n_compiled += 1
+        return LLMatcher(*args, **options)
+
+    monkeypatch.setattr(compile, "LLMatcher", counted)
+    compiler = compile.GrammarCompiler(loaded.tokenizer, vocabulary)
+    wanted = held("json_schema", json.dumps(CITY))
+    first, second = (compiler.token_mask(wanted, is_thinking=False) for _ in "ab")
     assert first is not None
     assert second is not None
-    token = int(masks([first], 1280)[0].nonzero()[0][0])
-    first.advance(token)
+    first.advance(int(allowed_tokens([first], 1280)[0].argmax()))
+    after, at_first = allowed_tokens([first, second], 1280)
 
-    assert constrainer._compiled.cache_info().misses <= before + 1
-    assert not (masks([first], 1280) == masks([second], 1280)).all()
-
-
-def test_thoughts_are_free(prompter: Prompter) -> None:
-    """The form holds from the end of the thoughts on, and amid them no answer may end."""
-    matcher = prompter.prepare(held("choice", '["yes"]')).gate
-    assert matcher is not None
-    think, end = 7, 9
-    ends = StopSequences([(end,)])
-    begun = Gate(matcher._matcher.deep_copy(), ends.matcher(), None, [1, 4])
-    maybe = Gate(matcher._matcher.deep_copy(), ends.matcher(), think)
-    bound = masks([matcher], 1280)[0]
-    assert list((~masks([begun], 1280)[0]).nonzero()[0]) == [1, 4]
-    assert masks([maybe], 1280)[0, think]
-    assert masks([maybe], 1280)[0].sum() == bound.sum() + 1
-    maybe.advance(think)
-    assert masks([maybe], 1280).all()
-    for gate in (begun, maybe):
-        gate.advance(100)
-        gate.advance(end)
-
-        assert (masks([gate], 1280)[0] == bound).all()
+    assert n_compiled == 1
+    assert not (after == at_first).all()
 
 
-def test_form_too_complex_to_follow_costs_one_row(batcher: Batcher, prompter: Prompter) -> None:
+def test_form_too_complex_to_follow_costs_one_row(batcher: Batcher, preparer: Preparer) -> None:
     """The grammar is given up amid the answer: that row fails, its neighbour goes on as ever."""
     vast = {"properties": {f"p{i}": {"type": "string", "maxLength": 10**6} for i in range(800)}}
     free = job(max_tokens=20)
-    batcher.add(1, prompter.prepare(free), free)
+    batcher.add(1, preparer.prepare(free), free)
     alone = text(run(batcher)[1])
     wanted = held("json_schema", json.dumps(vast | {"type": "object"}))
-    batcher.add(1, prompter.prepare(free), free)
-    batcher.add(2, prompter.prepare(wanted), wanted)
+    batcher.add(1, preparer.prepare(free), free)
+    batcher.add(2, preparer.prepare(wanted), wanted)
     broken: list[tuple[int, str]] = []
     said = ""
     while batcher.tickets:
@@ -261,7 +252,7 @@ def test_form_too_complex_to_follow_costs_one_row(batcher: Batcher, prompter: Pr
     assert said == alone
 
 
-def test_objects_hold_what_they_name(wild: Batcher, prompter: Prompter) -> None:
+def test_objects_hold_what_they_name(wild: Batcher, preparer: Preparer) -> None:
     """Nothing is invented beside named properties, unless the schema asks for it or composes them."""
     named: Any = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
     composed: Any = {
@@ -272,7 +263,7 @@ def test_objects_hold_what_they_name(wild: Batcher, prompter: Prompter) -> None:
         held("json_schema", json.dumps(schema)) for schema in (named, named, composed, composed)
     ]
     for schema, deltas in zip(
-        (named, named, composed, composed), answers(wild, prompter, jobs), strict=True
+        (named, named, composed, composed), answers(wild, preparer, jobs), strict=True
     ):
         if deltas[-1].finish_reason == "stop":
             found = json.loads(text(deltas))
@@ -284,7 +275,7 @@ def test_grammars_are_off_unless_they_are_let_in(
     loaded: LoadedModel, vocabulary: Vocabulary
 ) -> None:
     """Some would never let the engine go on; expressions, choices and schemas can't."""
-    guarded = Prompter(loaded.tokenizer, loaded.card.context_length, vocabulary)
+    guarded = Preparer(loaded.tokenizer, loaded.card.context_length, vocabulary)
     guarded.prepare(held("regex", "a+"))
     with pytest.raises(RefusedPrompt) as caught:
         guarded.prepare(held("grammar", 'start: /a+/ "a"'))

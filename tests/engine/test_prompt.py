@@ -13,6 +13,12 @@ from service.protocol import Chat, ToolCall, Turn
 from tests.engine.conftest import job
 
 
+@pytest.fixture(scope="module")
+def prompter(loaded: LoadedModel, vocabulary: Vocabulary) -> Prompter:
+    """The embedded model's prompter."""
+    return Prompter(loaded.tokenizer, loaded.card.context_length, vocabulary)
+
+
 def test_prompt_ends_where_the_model_begins(prompter: Prompter, loaded: LoadedModel) -> None:
     """The template's own markers are tokens, and the last turn is the model's."""
     ids = prompter.prepare(job("Hello")).ids
@@ -117,6 +123,6 @@ def test_last_turn_is_found(text: str, loaded: LoadedModel, vocabulary: Vocabula
 
     found, other = prepared(text), prepared("Anything else at all")
 
-    assert found.n_before == other.n_before > 10
-    assert found.ids[: found.n_before] == other.ids[: other.n_before]
-    assert found.ids[found.n_before] != other.ids[other.n_before]
+    assert found.last_turn_at == other.last_turn_at > 10
+    assert found.ids[: found.last_turn_at] == other.ids[: other.last_turn_at]
+    assert found.ids[found.last_turn_at] != other.ids[other.last_turn_at]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.engine.constrain.schema import MAX_INTEGER, narrow
-from service.engine.text.prompt import Prompter
+from service.engine.prepare import Preparer
 from service.protocol import Constraint
 from tests.engine.conftest import job
 
@@ -53,7 +53,7 @@ def test_what_is_added(schema: Any, added: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "name", ["properties", "enum", "allOf", "default", "items", "$ref", "minimum", "type", "const"]
 )
-def test_properties_may_be_named_like_keywords(name: str, prompter: Prompter) -> None:
+def test_properties_may_be_named_like_keywords(name: str, preparer: Preparer) -> None:
     """A name is no keyword: nothing is made of it, and the schema compiles."""
     inner = {"type": "object", "properties": {"n": {"type": "integer"}}}
     found = narrow({"type": "object", "properties": {name: inner}})
@@ -61,7 +61,7 @@ def test_properties_may_be_named_like_keywords(name: str, prompter: Prompter) ->
 
     assert found == {"type": "object", "properties": {name: closed}} | CLOSED
     constraint = Constraint("json_schema", json.dumps(found), "response_format")
-    assert prompter.prepare(job(constraint=constraint)).gate
+    assert preparer.prepare(job(constraint=constraint)).token_mask
 
 
 @pytest.mark.parametrize("keyword", ["const", "default", "examples", "enum"])

@@ -7,11 +7,13 @@ import json
 import mlx.core as mx
 import pytest
 
+from service.engine.constrain.compile import GrammarCompiler
+from service.engine.constrain.token_mask import allowed_tokens
 from service.engine.model.load import LoadedModel, load
 from service.engine.model.vocabulary import Vocabulary
+from service.engine.prepare import Preparer
 from service.engine.scheduler.scheduler import Batcher
 from service.engine.text.answer import Answer, AnswerParser
-from service.engine.text.prompt import Prompter
 from service.protocol import Chat, Constraint, Load, Sampling, Tool, Turn
 from tests import thinking_model
 from tests.engine.conftest import job, run
@@ -35,9 +37,9 @@ def tokens(thinker: LoadedModel) -> Vocabulary:
 
 
 @pytest.fixture(scope="module")
-def thoughtful(thinker: LoadedModel, tokens: Vocabulary) -> Prompter:
-    """Its prompter."""
-    return Prompter(thinker.tokenizer, thinker.card.context_length, tokens)
+def thoughtful(thinker: LoadedModel, tokens: Vocabulary) -> Preparer:
+    """What prepares its jobs."""
+    return Preparer(thinker.tokenizer, thinker.card.context_length, tokens)
 
 
 def heard(thinker: LoadedModel, answer: Answer, text: str) -> tuple[str, str, list[str]]:
@@ -86,7 +88,7 @@ def test_nothing_is_a_call_where_no_tool_is_offered(thinker: LoadedModel) -> Non
     assert answer.reason("stop") == "stop"
 
 
-def test_thinking_is_switched_by_the_template(thoughtful: Prompter) -> None:
+def test_thinking_is_switched_by_the_template(thoughtful: Preparer) -> None:
     """The model's own default is to think; a request can say no."""
     is_thinking = {
         wish: thoughtful.prepare(job(prompt=Chat(HI, thinking=wish))).is_thinking
@@ -97,7 +99,7 @@ def test_thinking_is_switched_by_the_template(thoughtful: Prompter) -> None:
 
 
 def test_form_holds_after_the_thoughts(
-    thinker: LoadedModel, tokens: Vocabulary, thoughtful: Prompter
+    thinker: LoadedModel, tokens: Vocabulary, thoughtful: Preparer
 ) -> None:
     """What is thought is free, what is answered is of the form."""
     batcher = Batcher(thinker, tokens, max_rows=4)
@@ -114,3 +116,42 @@ def test_form_holds_after_the_thoughts(
         assert deltas[-1].finish_reason == "stop"
         assert "".join(delta.text for delta in deltas) in {"yes", "no"}
         assert deltas[-1].n_reasoning_tokens > 0
+
+
+@pytest.mark.parametrize("thinking", [None, True, False])
+def test_form_binds_no_thoughts(
+    thinking: bool | None, thinker: LoadedModel, tokens: Vocabulary, thoughtful: Preparer
+) -> None:
+    """Amid thoughts any token may come but one that would end the answer; behind them the form holds."""
+    choice = Constraint("choice", '["yes", "no"]', "response_format")
+    mask = thoughtful.prepare(job(prompt=Chat(HI, thinking=thinking), constraint=choice)).token_mask
+    assert mask is not None
+    forbidden = (~allowed_tokens([mask], tokens.n_logits)[0]).nonzero()[0]
+    if thinking is not False:
+        assert sorted(thinker.tokenizer.eos_token_ids) == list(forbidden)
+        mask.advance(100)
+        mask.advance(thinking_model.END_ID)
+    allowed = allowed_tokens([mask], tokens.n_logits)[0].nonzero()[0]
+
+    assert {"y", "n"} == {thinker.tokenizer.decode([i])[0] for i in allowed}
+
+
+def test_thoughts_may_begin_in_the_answer(thinker: LoadedModel, tokens: Vocabulary) -> None:
+    """Where the prompt opens none, the answer may, once; without thoughts it is of the form at once."""
+    choice = Constraint("choice", '["yes", "no"]', "response_format")
+    asked = job(prompt=Chat(HI), constraint=choice)
+    compiler = GrammarCompiler(thinker.tokenizer, tokens)
+    mask = compiler.token_mask(asked, is_thinking=False)
+    unthinking = compiler.token_mask(
+        job(prompt=Chat(HI, thinking=False), constraint=choice), is_thinking=False
+    )
+    assert mask is not None
+    assert unthinking is not None
+    start = thinker.tokenizer.convert_tokens_to_ids(thinking_model.THINK)
+    at_first, bound = allowed_tokens([mask, unthinking], tokens.n_logits)
+    assert list((at_first != bound).nonzero()[0]) == [start]
+    mask.advance(start)
+    assert allowed_tokens([mask], tokens.n_logits)[0].sum() > bound.sum() + 1
+    mask.advance(thinking_model.END_ID)
+
+    assert (allowed_tokens([mask], tokens.n_logits)[0] == bound).all()

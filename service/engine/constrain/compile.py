@@ -1,7 +1,8 @@
 """
-Answers that are right by construction: llguidance compiles what an answer must be, and the compiled is kept.
+Answers that are right by construction: llguidance compiles the grammar of what an answer must be.
 
-Compiling happens on the text worker; what comes of it, a `Gate` for each row, is for the MLX thread.
+Compiled grammars are kept, since requests repeat them. The text worker compiles; the `GrammarMask` that comes
+of it is for the MLX thread.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from llguidance import LLMatcher, LLTokenizer
 from mlx_lm.generate import StopSequences
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from service.engine.constrain.grammar import Composer, Form
-from service.engine.constrain.token_mask import Gate
+from service.engine.constrain.grammar import AnswerForm, GrammarBuilder
+from service.engine.constrain.token_mask import GrammarMask
 from service.engine.model.vocabulary import Vocabulary
 from service.protocol import Chat, Job
 
-N_KEPT = 128
-MAX_MESSAGE = 300
-# What may stand in a Lark grammar and hide a name: texts, comments; and what is looked for in it.
+MAX_COMPILED = 128  # grammars that are kept; taste
+MAX_MESSAGE_LENGTH = 300  # characters of llguidance's reason that a client is told; taste
+# What can hide a rule's name in a Lark grammar (texts, comments), and what is looked for in one.
 _WORD = re.compile(
     r'"(?:\\.|[^"\\])*"|//[^\n]*|(?P<regex>/(?:\\.|[^/\\\n])+/[a-z]*)|(?P<start>\bstart\b)'
 )
@@ -33,17 +34,17 @@ class UnfitGrammar(Exception):
 
     Attributes:
         param: the request's field that asked for it.
-        is_schema: it was made from a JSON Schema.
+        is_schema: the grammar was made from a JSON Schema.
     """
 
-    def __init__(self, form: Form, message: str) -> None:
+    def __init__(self, form: AnswerForm, message: str) -> None:
         super().__init__(message)
         self.message = message
         self.param = form.param
         self.is_schema = form.is_schema
 
 
-class Constrainer:
+class GrammarCompiler:
     """
     Compiles grammars for one model.
 
@@ -58,69 +59,69 @@ class Constrainer:
         self, tokenizer: TokenizerWrapper, vocabulary: Vocabulary, *, allow_grammars: bool = False
     ) -> None:
         self._allow_grammars = allow_grammars
-        self._masker = vocabulary.masker
-        self._composer = Composer(tokenizer)
+        self._ll_tokenizer = vocabulary.ll_tokenizer
+        self._builder = GrammarBuilder(tokenizer)
         self._thoughts_start = tokenizer.think_start_tokens
         self._thoughts_end = tokenizer.think_end_tokens
         self._turn_ends = sorted(tokenizer.eos_token_ids)
-        self._compiled = functools.lru_cache(N_KEPT)(self._compile)
+        self._compiled = functools.lru_cache(MAX_COMPILED)(self._compile)
 
-    def gate(self, job: Job, *, is_thinking: bool, may_think: bool) -> Gate | None:
+    def token_mask(self, job: Job, *, is_thinking: bool) -> GrammarMask | None:
         """
-        Return the gate of *job*; None where any answer will do.
-
-        Args:
-            job: what is asked for.
-            is_thinking: its prompt ends inside of thoughts.
-            may_think: its answer may begin with them.
+        Return the mask for the answer to *job*, whose prompt may end inside of thoughts; None: it is free.
 
         Raises:
             UnfitGrammar: the grammar can't be compiled.
         """
         tools = job.prompt.tools if isinstance(job.prompt, Chat) else ()
-        form = Form(tools, job.must_call, job.parallel_tool_calls, job.constraint)
+        form = AnswerForm(tools, job.must_call, job.parallel_tool_calls, job.constraint)
         compiled = self._compiled(form)
         if compiled is None:
             return None
         matcher = compiled.deep_copy()
         if matcher.is_error():
             raise UnfitGrammar(form, _in_short(matcher.get_error()))
+        may_think = isinstance(job.prompt, Chat) and job.prompt.thinking is not False
         if not self._thoughts_end or not (is_thinking or may_think):
-            return Gate(matcher)
+            return GrammarMask(matcher)
         ends = StopSequences([self._thoughts_end]).matcher()
         if is_thinking:
-            return Gate(matcher, ends, None, self._turn_ends)
+            return GrammarMask(matcher, ends, None, self._turn_ends)
         if self._thoughts_start and len(self._thoughts_start) == 1:
-            return Gate(matcher, ends, self._thoughts_start[0], self._turn_ends)
-        return Gate(matcher)
+            return GrammarMask(matcher, ends, self._thoughts_start[0], self._turn_ends)
+        return GrammarMask(matcher)
 
-    def _compile(self, form: Form) -> LLMatcher | None:
-        grammar = self._composer.grammar(form)
+    def _compile(self, form: AnswerForm) -> LLMatcher | None:
+        grammar = self._builder.grammar(form)
         if grammar is None:
             return None
-        if self._masker is None:
+        if self._ll_tokenizer is None:
             raise UnfitGrammar(form, "the model's tokenizer is unknown to llguidance")
         if form.constraint and form.constraint.kind == "grammar":
             if not self._allow_grammars:
                 raise UnfitGrammar(
                     form, "grammars are off on this server, ALLOW_GRAMMARS lets them in"
                 )
-            if _has_empty_terminal(form.constraint.source, self._masker):
+            if _has_empty_terminal(form.constraint.source, self._ll_tokenizer):
                 raise UnfitGrammar(form, "a terminal may match the empty text")
-        matcher = LLMatcher(self._masker, grammar, log_level=0)
+        matcher = LLMatcher(self._ll_tokenizer, grammar, log_level=0)
         if not matcher.is_error():
-            matcher.compute_bitmask()  # what is too complex for its first token shows now
+            matcher.compute_bitmask()  # a grammar that is too complex for its first token shows now
         return matcher
 
 
-def _has_empty_terminal(lark: str, masker: LLTokenizer) -> bool:
-    """Whether Lark would refuse it, too; llguidance 1.9 can loop for ever over a terminal without width."""
-    matcher = LLMatcher(masker, _any_terminal(lark), log_level=0)
+def _has_empty_terminal(lark: str, ll_tokenizer: LLTokenizer) -> bool:
+    """
+    Whether a terminal of the grammar *lark* may match the empty text.
+
+    Lark itself would refuse that; llguidance 1.9 can loop for ever over such a terminal.
+    """
+    matcher = LLMatcher(ll_tokenizer, _any_terminal(lark), log_level=0)
     return not matcher.is_error() and matcher.is_accepting()
 
 
 def _any_terminal(lark: str) -> str:
-    """Return a grammar of a single terminal, whichever one of those in *lark*."""
+    """Return a grammar whose text is any one terminal of *lark*; empty where *lark* has none."""
     terminals = [
         *_TERMINAL.findall(lark),
         *filter(None, (m["regex"] for m in _WORD.finditer(lark))),
@@ -130,5 +131,5 @@ def _any_terminal(lark: str) -> str:
 
 
 def _in_short(text: str) -> str:
-    """Return what llguidance says on several lines as one that isn't too long."""
-    return " ".join(text.split())[:MAX_MESSAGE]
+    """Return *text*, which llguidance writes on several lines, as a single line that isn't too long."""
+    return " ".join(text.split())[:MAX_MESSAGE_LENGTH]

@@ -1,7 +1,7 @@
 """
-What an answer must be, as one grammar in llguidance's words: calls of tools, a form, or either.
+What an answer must be, as one grammar in llguidance's notation: tool calls, a constrained text, or either.
 
-A grammar speaks of the answer and not of the thoughts before it.
+Thoughts that come before the answer are no part of its grammar.
 """
 
 from __future__ import annotations
@@ -17,14 +17,22 @@ from service.engine.constrain.schema import narrow
 from service.engine.text.call_format import forced_format, own_format
 from service.protocol import Constraint, Tool
 
-# As models have seen JSON most often; what is not fixed would be free to go on for ever.
+# White space as Python's json writes it, which models have seen most; if it weren't fixed, it need never end.
 _SPACED: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 Grammar = dict[str, Any]
 
 
-class Form(NamedTuple):
-    """All of a job that its grammar depends on."""
+class AnswerForm(NamedTuple):
+    """
+    The form that an answer must have: all of a job that its grammar depends on.
+
+    Attributes:
+        tools: the tools that are offered.
+        must_call: names of the tools of which one must be called; empty: none need be.
+        is_parallel: several may be called at once.
+        constraint: what the answer must be where it calls nothing; None: it is free.
+    """
 
     tools: tuple[Tool, ...]
     must_call: tuple[str, ...]
@@ -33,18 +41,18 @@ class Form(NamedTuple):
 
     @property
     def param(self) -> str:
-        """The request's field that asked for it."""
+        """The request's field that asked for this form."""
         return self.constraint.param if self.constraint else "tools"
 
     @property
     def is_schema(self) -> bool:
-        """It was made from JSON Schemas."""
+        """Whether JSON Schemas say what the form is."""
         return self.constraint is None or self.constraint.kind.startswith("json")
 
 
-class Composer:
+class GrammarBuilder:
     """
-    Composes grammars for one model.
+    Builds the grammars of one model.
 
     Args:
         tokenizer: the model's own.
@@ -52,10 +60,10 @@ class Composer:
 
     def __init__(self, tokenizer: TokenizerWrapper) -> None:
         self._format = forced_format(tokenizer)
-        self._calls_so_by_itself = own_format(tokenizer).is_json
+        self._is_own_format = own_format(tokenizer).is_json
         self._specials = {token.content for token in tokenizer.added_tokens_decoder.values()}
 
-    def grammar(self, form: Form) -> str | None:
+    def grammar(self, form: AnswerForm) -> str | None:
         """Return llguidance's grammar for *form* as text; None where none is needed."""
         tools, constraint = form.tools, form.constraint
         if form.must_call:
@@ -67,7 +75,7 @@ class Composer:
         if constraint:
             either = _lark("start: @calls | @answer")
             return _whole(either, calls=calls, answer=_answer(constraint))
-        if self._calls_so_by_itself and any(tool.strict for tool in tools):
+        if self._is_own_format and any(tool.strict for tool in tools):
             return _whole(_lark("start: TEXT (@calls TEXT)?\nTEXT: /(.|\\n)*/"), calls=calls)
         return None
 
@@ -87,13 +95,13 @@ class Composer:
         return _lark("\n".join(rules))
 
     def _mark(self, text: str) -> str:
-        """Return *text* as Lark has it: a special token by its name, others as letters."""
+        """Return *text* in Lark's notation: a special token by its name, any other text in quotes."""
         is_special = text in self._specials and text.startswith("<") and text.endswith(">")
         return text if is_special else json.dumps(text)
 
 
 def _arguments(tool: Tool) -> Any:
-    """Return the schema of a tool's arguments; a tool that tells none takes none."""
+    """Return the schema of a tool's arguments; a tool without a schema takes no arguments."""
     schema = json.loads(tool.parameters) or {"additionalProperties": False}
     return narrow({"type": "object"} | schema) | {"x-guidance": _SPACED}
 
@@ -114,12 +122,12 @@ def _answer(constraint: Constraint) -> Grammar:
 
 
 def _json(schema: Any) -> Grammar:
-    text = json.dumps(narrow(schema))  # as text, since whole numbers may be of any size
+    text = json.dumps(narrow(schema))  # as text, since integers in it may be of any size
     return _part(LLMatcher.grammar_from_json_schema(text, defaults=_SPACED))
 
 
 def _part(grammar: str) -> Grammar:
-    """Return what llguidance wrote as a whole as a part of another grammar."""
+    """Return a whole *grammar* of llguidance's as a part for another grammar."""
     found: Grammar = json.loads(grammar)["grammars"][0]
     return found
 
@@ -129,6 +137,6 @@ def _lark(text: str) -> Grammar:
 
 
 def _whole(first: Grammar, **parts: Grammar) -> str:
-    """Return a grammar and the parts that it names as one text."""
+    """Return the grammar *first*, and the *parts* that it refers to by name, as one text."""
     named = [grammar | {"name": name} for name, grammar in parts.items()]
     return json.dumps({"grammars": [first, *named]})

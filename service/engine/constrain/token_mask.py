@@ -1,4 +1,4 @@
-"""Which tokens may come next in one row, and the masks of all gated rows; belongs to the MLX thread."""
+"""Which tokens may come next where a grammar says what an answer must be; belongs to the MLX thread."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from mlx_lm.generate import StopSequences
 from numpy.typing import NDArray
 
+from service.engine.text.prompt import TokenMask
 
-class Gate:
+_ALL = np.int32(-1)  # every bit is set
+
+
+class GrammarMask:
     """
-    Says which tokens may come next in one row.
+    Says which tokens a grammar lets through next in one answer. It binds the answer and not its thoughts.
 
     Args:
-        matcher: at the beginning of the answer.
-        thoughts_end: finds the end of the thoughts in which the row begins; None where it doesn't.
-        thoughts_start: the token that may open thoughts before the answer; None: none may.
+        matcher: follows the grammar; at its beginning.
+        thoughts_end: finds the end of thoughts; None: there are none.
+        thoughts_start: the token that may open thoughts before the answer; None: the answer begins inside
+            of them, if there are any.
         turn_ends: tokens that would end the answer, which may not happen amid thoughts.
 
     Attributes:
@@ -40,7 +45,7 @@ class Gate:
         self._is_thinking = thoughts_end is not None and thoughts_start is None
 
     def advance(self, token: int) -> None:
-        """Take the token that was drawn."""
+        """Take the *token* that was drawn."""
         if self._is_thinking:
             assert self._thoughts_end is not None
             self._is_thinking = not self._thoughts_end.advance(token)
@@ -50,23 +55,28 @@ class Gate:
             self._thoughts_start = None
             self.is_broken = not self._matcher.consume_token(token)
 
-    def fill(self, mask: NDArray[np.int32], place: int) -> None:
-        """Write the tokens that may come next as bits into *mask* at *place*."""
+    def fill(self, bits: NDArray[np.int32], row: int) -> None:
+        """Write into *row* of *bits*, shape (rows, words of 32 tokens), which tokens may come next."""
+        words = bits.view(np.uint32)[row]
         if self._is_thinking:
-            mask[place] = -1
-            for word, bit in (divmod(token, 32) for token in self._turn_ends):
-                mask.view(np.uint32)[place, word] &= ~np.uint32(1 << bit)
+            bits[row] = _ALL
+            for token in self._turn_ends:
+                words[token // 32] &= ~_bit(token)
             return
-        fill_next_token_bitmask(self._matcher, mask, place)
+        fill_next_token_bitmask(self._matcher, bits, row)
         if self._thoughts_start is not None:
-            word, bit = divmod(self._thoughts_start, 32)
-            mask.view(np.uint32)[place, word] |= np.uint32(1 << bit)
+            words[self._thoughts_start // 32] |= _bit(self._thoughts_start)
 
 
-def masks(gates: Sequence[Gate], n_logits: int) -> NDArray[np.bool_]:
-    """Return which tokens each of *gates* lets through, shape (gates, *n_logits*)."""
-    bits = allocate_token_bitmask(len(gates), n_logits)
-    for place, gate in enumerate(gates):
-        gate.fill(bits, place)
+def _bit(token: int) -> np.uint32:
+    """Return the bit of *token* in its word."""
+    return np.uint32(1 << token % 32)
+
+
+def allowed_tokens(token_masks: Sequence[TokenMask], n_logits: int) -> NDArray[np.bool_]:
+    """Return which tokens each of *token_masks* lets through, shape (masks, *n_logits*)."""
+    bits = allocate_token_bitmask(len(token_masks), n_logits)
+    for row, token_mask in enumerate(token_masks):
+        token_mask.fill(bits, row)
     found = np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little")
     return found[:, :n_logits].view(np.bool_)

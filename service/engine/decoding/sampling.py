@@ -25,7 +25,8 @@ import numpy as np
 from mlx_lm.generate import StopSequences
 from numpy.typing import NDArray
 
-from service.engine.constrain.token_mask import Gate, masks
+from service.engine.constrain.token_mask import allowed_tokens
+from service.engine.text.prompt import TokenMask
 from service.protocol import Sampling
 
 MIN_TEMPERATURE = (
@@ -86,7 +87,7 @@ class Draw:
         prompt: its token ids, for the repetition penalty.
         n_logits: the logit width; `top_k` at or above it takes all tokens.
         top_logprobs: how many likeliest tokens to report; None: nothing is.
-        gate: what the answer must be; None: anything.
+        token_mask: what the answer must be; None: anything.
 
     Attributes:
         reports: one for each token drawn and not yet read, with the row's place in it.
@@ -102,7 +103,7 @@ class Draw:
         n_logits: int,
         *,
         top_logprobs: int | None = None,
-        gate: Gate | None = None,
+        token_mask: TokenMask | None = None,
     ) -> None:
         temperature = _or(wanted.temperature, defaults.temperature)
         self.is_greedy = temperature < MIN_TEMPERATURE
@@ -116,7 +117,7 @@ class Draw:
         self.key = _base_key(wanted.seed)
         self.n_drawn = 0
         self.top_logprobs = top_logprobs
-        self.gate = gate
+        self.token_mask = token_mask
         self.reports: deque[tuple[Report, int]] = deque()
         self.last: Drawn | None = None
         self.place = 0
@@ -213,7 +214,7 @@ class Sampler:
     def can_look_ahead(self, place: int) -> bool:
         """Whether what the row at *place* draws depends on nothing but logits, key and number."""
         row = self._rows[place]
-        return row.gate is None and row.top_logprobs is None and not row.is_adjusted
+        return row.token_mask is None and row.top_logprobs is None and not row.is_adjusted
 
     def ahead(self, places: Sequence[tuple[int, int]], logits: mx.array) -> mx.array:
         """
@@ -264,7 +265,7 @@ class _Plan:
         self.rows = list(rows)
         places = range(len(rows))
         self._adjusted = [i for i in places if rows[i].is_adjusted]
-        self._gated = [i for i in places if rows[i].gate is not None]
+        self._with_mask = [i for i in places if rows[i].token_mask is not None]
         self._by_share = [i for i in places if rows[i].top_p < 1]
         self._by_count = [i for i in places if rows[i].top_k > 0]
         self._reporting = [i for i in places if rows[i].top_logprobs is not None]
@@ -294,7 +295,7 @@ class _Plan:
         scores = logits.astype(mx.float32)
         for i in self._adjusted:
             scores[i] = self.rows[i].adjusted(scores[i])
-        if self._gated:
+        if self._with_mask:
             scores = self._masked(scores)
         tokens = self.chosen(scores)
         drawn = Drawn(tokens)
@@ -309,19 +310,19 @@ class _Plan:
         return mx.argmax(self._shaken(scores), axis=-1)
 
     def _masked(self, scores: mx.array) -> mx.array:
-        """Leave only the tokens that the gates let through; what they cost hides behind the model."""
+        """Leave only the tokens that the masks let through; what they cost hides behind the model."""
         mx.async_eval(scores)  # type: ignore[no-untyped-call]  # mlx's stubs
-        gates = []
-        for i in self._gated:
+        token_masks = []
+        for i in self._with_mask:
             row = self.rows[i]
-            assert row.gate is not None
+            assert row.token_mask is not None
             if row.last is not None:
-                row.gate.advance(row.last.token(row.place))
-            gates.append(row.gate)
-        allowed = mx.array(masks(gates, scores.shape[-1]))
-        if len(self._gated) == len(self.rows):
+                row.token_mask.advance(row.last.token(row.place))
+            token_masks.append(row.token_mask)
+        allowed = mx.array(allowed_tokens(token_masks, scores.shape[-1]))
+        if len(self._with_mask) == len(self.rows):
             return mx.where(allowed, scores, -mx.inf)
-        places = mx.array(self._gated)
+        places = mx.array(self._with_mask)
         scores[places] = mx.where(allowed, scores[places], -mx.inf)
         return scores
 

@@ -30,20 +30,20 @@ class Vocabulary:
     Attributes:
         n_logits: the same.
         n_tokens: ids at or above it are no tokens; at most the logit width.
-        masker: llguidance's view, for grammars; None where it can't read the tokenizer.
+        ll_tokenizer: llguidance's view, for grammars; None where it can't read the tokenizer.
     """
 
     def __init__(self, tokenizer: TokenizerWrapper, n_logits: int) -> None:
         n_known = max(tokenizer.get_vocab().values(), default=-1) + 1
         self.n_logits = n_logits
         self.n_tokens = min(n_known, n_logits)
-        self.masker = _masker(tokenizer, max(n_known, n_logits))
+        self.ll_tokenizer = _ll_tokenizer(tokenizer, max(n_known, n_logits))
         self._tokenizer = tokenizer
 
     def piece(self, token: int) -> bytes:
         """Return the text of *token* as bytes, which need not be whole characters."""
-        if self.masker is not None:
-            return self.masker.decode_bytes([token])
+        if self.ll_tokenizer is not None:
+            return self.ll_tokenizer.decode_bytes([token])
         return str(self._tokenizer.decode([token])).encode()
 
     def told(
@@ -89,7 +89,7 @@ class _Spelled:
         return self._encoder.encode(text, add_special_tokens=False).ids
 
 
-def _masker(tokenizer: TokenizerWrapper, n: int) -> LLTokenizer | None:
+def _ll_tokenizer(tokenizer: TokenizerWrapper, n: int) -> LLTokenizer | None:
     own = tokenizer._tokenizer  # the wrapper hides the type that llguidance asks for
     ends = sorted(tokenizer.eos_token_ids)
     try:

@@ -152,7 +152,7 @@ class Batcher:
             prepared.ids,
             self._vocabulary.n_logits,
             top_logprobs=job.top_logprobs,
-            gate=prepared.gate,
+            token_mask=prepared.token_mask,
         )
         answer = self._parser.answer(job, is_thinking=prepared.is_thinking)
         came_s = time.monotonic() if came_s is None else came_s
@@ -192,10 +192,10 @@ class Batcher:
     def _insert(self, row: _Row, held: Held) -> None:
         """Make a row of the batch, that begins with what is *held* of its prompt."""
         ends = self._turn_ends
-        if row.job.ignore_eos and row.draw.gate is None:
+        if row.job.ignore_eos and row.draw.token_mask is None:
             ends = _NO_END
         waiting = (each.ids for each in self._waiting)
-        marks = self._readings.marks(row.ids, held, waiting, row.prepared.n_before)
+        marks = self._readings.marks(row.ids, held, waiting, row.prepared.last_turn_at)
         places = [held.n_tokens, *marks, len(row.ids)]
         row.lane = lane = self._lanes.best_for(len(row.ids), self._rows.values())
         (uid,) = lane.insert_segments(
@@ -326,7 +326,7 @@ class Batcher:
             said.logprobs += rest.logprobs
         if reason is not None or answer.is_over:
             self._end(last)
-        if row.draw.gate is not None and row.draw.gate.is_broken:
+        if row.draw.token_mask is not None and row.draw.token_mask.is_broken:
             param = row.job.constraint.param if row.job.constraint else "tools"
             self.broken.append((row.ticket, param))
             if response.uid in self._rows:

@@ -9,7 +9,7 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -17,9 +17,6 @@ from jinja2 import TemplateError
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from numpy.typing import NDArray
 
-from service.engine.cache.prefix_cache import n_shared
-from service.engine.constrain.compile import Constrainer, UnfitGrammar
-from service.engine.constrain.token_mask import Gate
 from service.engine.model.vocabulary import Vocabulary, special_tokens
 from service.protocol import Chat, Job, Prompt, Text, Tokens, Tool, ToolCall, Turn
 
@@ -36,24 +33,41 @@ class RefusedPrompt(Exception):
         self.code = code
 
 
+class TokenMask(Protocol):
+    """
+    Says which tokens may come next in one answer.
+
+    Attributes:
+        is_broken: the mask could not be followed; the answer is not to be trusted.
+    """
+
+    is_broken: bool
+
+    def advance(self, token: int) -> None:
+        """Take the *token* that was drawn."""
+
+    def fill(self, bits: NDArray[np.int32], row: int) -> None:
+        """Write into *row* of *bits*, shape (rows, words of 32 tokens), which tokens may come next."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """
     A job as the model can begin it.
 
     Attributes:
-        ids: its prompt's token ids, shape (n,), 1 <= n.
+        ids: the prompt's token ids, shape (n,), 1 <= n.
         text: the prompt's text, as `echo` repeats it.
         is_thinking: the prompt ends inside of thoughts.
-        gate: what its answer must be; None: anything.
-        n_before: so many of its first tokens come before what its last turn says; 0: it isn't known.
+        token_mask: holds the answer to what it must be; None: the answer is free.
+        last_turn_at: place of the token with which the text of a chat's last turn begins; 0: it isn't known.
     """
 
     ids: list[int]
     text: str = ""
     is_thinking: bool = False
-    gate: Gate | None = None
-    n_before: int = 0
+    token_mask: TokenMask | None = None
+    last_turn_at: int = 0
 
 
 class Prompter:
@@ -64,8 +78,7 @@ class Prompter:
         tokenizer: the model's own, with its chat template.
         context_length: longest prompt and answer together, in tokens.
         vocabulary: the model's tokens.
-        allow_grammars: requests may bring grammars of their own.
-        window: of prompts as long or longer, tell where a chat's last turn begins.
+        window: of prompts as long or longer, find where a chat's last turn begins.
     """
 
     def __init__(
@@ -74,7 +87,6 @@ class Prompter:
         context_length: int,
         vocabulary: Vocabulary,
         *,
-        allow_grammars: bool = False,
         window: float = math.inf,
     ) -> None:
         # A copy: encoding switches options inside, while the MLX thread decodes with the original.
@@ -87,37 +99,24 @@ class Prompter:
         self._mark = secrets.token_hex(8)  # nobody outside ever sees it
         self._marked = re.compile(rf"{self._mark}(\d+)\.")
         self._special = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
-        self._constrainer = Constrainer(tokenizer, vocabulary, allow_grammars=allow_grammars)
 
     def prepare(self, job: Job) -> Prepared:
         """
-        Return *job* as the model can begin it; its prompt leaves room for at least one token.
+        Return the prompt of *job*, which leaves room for at least one token; its answer is free.
 
         Raises:
-            RefusedPrompt: the prompt can't be made or is too long, a token id is none of the model's,
-                or the form that the answer shall have can't be followed.
+            RefusedPrompt: the prompt can't be made or is too long.
         """
         ids = self.ids(job.prompt, self._context_length)
         room = self._context_length - len(ids)
         if room < 1 and job.max_tokens != 0:
             raise self._overflow(f"{len(ids)} or more", _param(job.prompt))
-        for i, _ in job.sampling.logit_bias:
-            if i >= self._vocabulary.n_logits:
-                raise RefusedPrompt(
-                    f"The model has no token {i}.", param="logit_bias", code="invalid_token"
-                )
-        is_thinking = self._is_thinking(ids)
-        may_think = isinstance(job.prompt, Chat) and job.prompt.thinking is not False
-        try:
-            gate = self._constrainer.gate(job, is_thinking=is_thinking, may_think=may_think)
-        except UnfitGrammar as error:
-            raise RefusedPrompt(
-                f"The answer can't be held to this form: {error.message}",
-                param=error.param,
-                code="invalid_json_schema" if error.is_schema else "invalid_grammar",
-            ) from error
-        n_before = self._n_before(job.prompt, ids) if len(ids) >= self._window else 0
-        return Prepared(ids, self._echoed(job, ids), is_thinking, gate, n_before)
+        return Prepared(
+            ids,
+            text=self._echo(job, ids) if job.echo else "",
+            is_thinking=self._is_thinking(ids),
+            last_turn_at=self._last_turn_at(job.prompt, ids) if len(ids) >= self._window else 0,
+        )
 
     def ids(self, prompt: Prompt, limit: int | None = None) -> list[int]:
         """
@@ -152,10 +151,6 @@ class Prompter:
             )
         return ids
 
-    def pieces(self, ids: Sequence[int]) -> tuple[bytes, ...]:
-        """Return the text of each of *ids* as bytes."""
-        return tuple(map(self._vocabulary.piece, ids))
-
     def text(self, ids: Sequence[int]) -> str:
         """
         Return the text of *ids*.
@@ -166,13 +161,11 @@ class Prompter:
         self.ids(Tokens(tuple(ids)))
         return str(self._tokenizer.decode(list(ids)))
 
-    def _echoed(self, job: Job, ids: list[int]) -> str:
-        if not job.echo:
-            return ""
+    def _echo(self, job: Job, ids: list[int]) -> str:
         return job.prompt.text if isinstance(job.prompt, Text) else self.text(ids)
 
-    def _n_before(self, prompt: Prompt, ids: list[int]) -> int:
-        """Return how many tokens come before what the last turn says: another text begins to differ there."""
+    def _last_turn_at(self, prompt: Prompt, ids: list[int]) -> int:
+        """Return where the text of a chat's last turn begins: from there on, another text differs."""
         if not isinstance(prompt, Chat):
             return 0
         last = prompt.turns[-1]
@@ -181,7 +174,7 @@ class Prompter:
         turns = (*prompt.turns[:-1], other)
         rendered, hidden = self._hide_and_render(prompt)
         differs, _ = self._hide_and_render(msgspec.structs.replace(prompt, turns=turns))
-        rest = rendered[n_shared(_characters(rendered), _characters(differs)) :]
+        rest = rendered[_n_alike(rendered, differs) :]
         n_after = len(self._encode_rendered(rest, hidden, None)) if rest else len(ids)
         return max(len(ids) - n_after, 0)
 
@@ -268,6 +261,13 @@ class Prompter:
                 split_special_tokens=split_special_tokens,
             )
         )
+
+
+def _n_alike(one: str, other: str) -> int:
+    """Return how many characters both texts begin with."""
+    n = min(len(one), len(other))
+    differs = _characters(one[:n]) != _characters(other[:n])
+    return int(differs.argmax()) if differs.any() else n
 
 
 def _characters(text: str) -> NDArray[np.uint32]:
