@@ -298,9 +298,9 @@ class Batcher:
         return [Delta(row.ticket, row.prepared.text, 0, logprobs=logprobs)]
 
     def _echoed(self, ids: list[int], scored: Sequence[Scored]) -> tuple[TokenLogprob, ...]:
-        first = self._vocabulary.told(ids[0], None, ())
+        first = self._vocabulary.token_logprob(ids[0], None, ())
         rest = [
-            self._vocabulary.told(token, value, top)
+            self._vocabulary.token_logprob(token, value, top)
             for token, (value, top) in zip(ids[1:], scored, strict=True)
         ]
         return (first, *rest)
@@ -353,7 +353,7 @@ class Batcher:
             return None
         report, place = row.draw.reports.popleft()
         value, top = report.read(place)
-        return self._vocabulary.told(token, value, top[: row.job.top_logprobs])
+        return self._vocabulary.token_logprob(token, value, top[: row.job.top_logprobs])
 
     def _spent(self, row: _Row) -> Spent:
         now_s = time.monotonic()
