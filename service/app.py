@@ -17,9 +17,9 @@ from service.settings import Settings
 from service.telemetry import Metrics, configure_logging
 from service.web import failures
 from service.web.archive import Archive
-from service.web.desk import Desk
 from service.web.edge import Edge
 from service.web.guard import Guard
+from service.web.intake import Intake
 from service.web.lifespan import Lifespan
 from service.web.resources.chat import ChatCompletions
 from service.web.resources.completions import Completions
@@ -58,10 +58,10 @@ def create_app(settings: Settings) -> Edge:
     admission = Admission(
         settings.max_concurrency, settings.queue_size, settings.queue_timeout_s, metrics
     )
-    desk = Desk(supervisor, admission, metrics)
+    intake = Intake(supervisor, admission, metrics)
     models = Models(lifecycle)
-    messages = Messages(desk)
-    responses = Responses(desk, Archive())
+    messages = Messages(intake)
+    responses = Responses(intake, Archive())
     routes: list[tuple[str, Any, dict[str, str]]] = [
         ("/health", Health(lifecycle), {}),
         ("/livez", Liveness(), {}),
@@ -70,11 +70,11 @@ def create_app(settings: Settings) -> Edge:
         ("/openapi.json", OpenApi(), {}),
         ("/v1/models", models, {}),
         ("/v1/models/{model_id:path}", models, {"suffix": "one"}),
-        ("/v1/chat/completions", ChatCompletions(desk), {}),
-        ("/v1/completions", Completions(desk), {}),
-        ("/v1/tokenize", Tokenize(desk), {}),
-        ("/v1/detokenize", Detokenize(desk), {}),
-        ("/v1/estimate", Estimate(desk), {}),
+        ("/v1/chat/completions", ChatCompletions(intake), {}),
+        ("/v1/completions", Completions(intake), {}),
+        ("/v1/tokenize", Tokenize(intake), {}),
+        ("/v1/detokenize", Detokenize(intake), {}),
+        ("/v1/estimate", Estimate(intake), {}),
         ("/v1/responses", responses, {}),
         ("/v1/responses/input_tokens", responses, {"suffix": "tokens"}),
         ("/v1/responses/{response_id}", responses, {"suffix": "one"}),
