@@ -37,24 +37,8 @@ def create_app(settings: Settings) -> Edge:
     """Return the ASGI application; nothing runs before its lifespan begins."""
     configure_logging(settings.log_level)
     metrics = Metrics()
-    lifecycle = Lifecycle(warmup_enabled=settings.mlx_warmup)
-    load = Load(
-        model_path=settings.model_path,
-        context_length=settings.context_length,
-        max_concurrency=settings.max_concurrency,
-        warmup=settings.mlx_warmup,
-        log_level=settings.log_level,
-        allow_grammars=settings.allow_grammars,
-        kv_bits=settings.kv_bits,
-        max_kv_size=settings.max_kv_size,
-        kv_memory_mb=settings.kv_memory_mb,
-        prefix_cache_mb=settings.prefix_cache_mb,
-        prefix_cache_path=settings.prefix_cache_path,
-        prefix_cache_disk_mb=settings.prefix_cache_disk_mb,
-        num_draft_tokens=settings.num_draft_tokens,
-        draft_model=settings.draft_model,
-    )
-    supervisor = Supervisor(load, lifecycle, metrics)
+    lifecycle = Lifecycle(warmup_enabled=settings.warmup)
+    supervisor = Supervisor(load_message(settings), lifecycle, metrics)
     admission = Admission(
         settings.max_concurrency, settings.queue_size, settings.queue_timeout_s, metrics
     )
@@ -91,6 +75,11 @@ def create_app(settings: Settings) -> Edge:
         app.add_route(path, resource, **how)
     lifespan.edge = Edge(app, metrics)
     return lifespan.edge
+
+
+def load_message(settings: Settings) -> Load:
+    """Return what an engine is started with: of all settings those that `Load` has a field for."""
+    return Load(**{name: getattr(settings, name) for name in Load.__struct_fields__})
 
 
 def __getattr__(name: str) -> Edge:

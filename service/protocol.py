@@ -213,6 +213,8 @@ class Load(Message, frozen=True):
     """
     Load this model; the first message an engine gets, and the only one of its kind.
 
+    Its fields are the settings that an engine has to know, each by the name that it has in `Settings`.
+
     Attributes:
         model_path: folder or hub id; None: the model built in.
         context_length: cap in tokens; None: the model's own.

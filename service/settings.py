@@ -106,7 +106,7 @@ class Settings:
         "CONTEXT_LENGTH", "--context-length", Whole(min=16), None,
         "Longest prompt and answer together, in tokens. None: what the model was made for.",
     )  # fmt: skip
-    mlx_warmup: bool = _option(
+    warmup: bool = _option(
         "MLX_WARMUP", "--mlx-warmup", click.BOOL, True,
         "Run a prefill and decode steps before the model counts as warmed up.",
     )  # fmt: skip
