@@ -17,9 +17,9 @@ from service.settings import Settings
 from service.telemetry import Metrics, configure_logging
 from service.web import failures
 from service.web.archive import Archive
-from service.web.desk import Desk
 from service.web.edge import Edge
 from service.web.guard import Guard
+from service.web.intake import Intake
 from service.web.lifespan import Lifespan
 from service.web.resources.chat import ChatCompletions
 from service.web.resources.completions import Completions
@@ -37,31 +37,15 @@ def create_app(settings: Settings) -> Edge:
     """Return the ASGI application; nothing runs before its lifespan begins."""
     configure_logging(settings.log_level)
     metrics = Metrics()
-    lifecycle = Lifecycle(warmup_enabled=settings.mlx_warmup)
-    load = Load(
-        model_path=settings.model_path,
-        context_length=settings.context_length,
-        max_concurrency=settings.max_concurrency,
-        warmup=settings.mlx_warmup,
-        log_level=settings.log_level,
-        allow_grammars=settings.allow_grammars,
-        kv_bits=settings.kv_bits,
-        max_kv_size=settings.max_kv_size,
-        kv_memory_mb=settings.kv_memory_mb,
-        prefix_cache_mb=settings.prefix_cache_mb,
-        prefix_cache_path=settings.prefix_cache_path,
-        prefix_cache_disk_mb=settings.prefix_cache_disk_mb,
-        num_draft_tokens=settings.num_draft_tokens,
-        draft_model=settings.draft_model,
-    )
-    supervisor = Supervisor(load, lifecycle, metrics)
+    lifecycle = Lifecycle(warmup_enabled=settings.warmup)
+    supervisor = Supervisor(load_message(settings), lifecycle, metrics)
     admission = Admission(
         settings.max_concurrency, settings.queue_size, settings.queue_timeout_s, metrics
     )
-    desk = Desk(supervisor, admission, metrics)
+    intake = Intake(supervisor, admission, metrics)
     models = Models(lifecycle)
-    messages = Messages(desk)
-    responses = Responses(desk, Archive())
+    messages = Messages(intake)
+    responses = Responses(intake, Archive())
     routes: list[tuple[str, Any, dict[str, str]]] = [
         ("/health", Health(lifecycle), {}),
         ("/livez", Liveness(), {}),
@@ -70,11 +54,11 @@ def create_app(settings: Settings) -> Edge:
         ("/openapi.json", OpenApi(), {}),
         ("/v1/models", models, {}),
         ("/v1/models/{model_id:path}", models, {"suffix": "one"}),
-        ("/v1/chat/completions", ChatCompletions(desk), {}),
-        ("/v1/completions", Completions(desk), {}),
-        ("/v1/tokenize", Tokenize(desk), {}),
-        ("/v1/detokenize", Detokenize(desk), {}),
-        ("/v1/estimate", Estimate(desk), {}),
+        ("/v1/chat/completions", ChatCompletions(intake), {}),
+        ("/v1/completions", Completions(intake), {}),
+        ("/v1/tokenize", Tokenize(intake), {}),
+        ("/v1/detokenize", Detokenize(intake), {}),
+        ("/v1/estimate", Estimate(intake), {}),
         ("/v1/responses", responses, {}),
         ("/v1/responses/input_tokens", responses, {"suffix": "tokens"}),
         ("/v1/responses/{response_id}", responses, {"suffix": "one"}),
@@ -91,6 +75,11 @@ def create_app(settings: Settings) -> Edge:
         app.add_route(path, resource, **how)
     lifespan.edge = Edge(app, metrics)
     return lifespan.edge
+
+
+def load_message(settings: Settings) -> Load:
+    """Return what an engine is started with: of all settings those that `Load` has a field for."""
+    return Load(**{name: getattr(settings, name) for name in Load.__struct_fields__})
 
 
 def __getattr__(name: str) -> Edge:

@@ -213,21 +213,23 @@ class Load(Message, frozen=True):
     """
     Load this model; the first message an engine gets, and the only one of its kind.
 
+    Its fields are the settings that an engine has to know, each by the name that it has in `Settings`.
+
     Attributes:
         model_path: folder or hub id; None: the model built in.
         context_length: cap in tokens; None: the model's own.
         max_concurrency: most requests that generate at once.
         warmup: run a real prefill and decode steps before `WarmedUp`.
-        log_level: the least severe lines that the engine logs.
+        log_level: the least severe level at which the engine logs lines.
         allow_grammars: requests may bring grammars of their own.
-        kv_bits: bits of a number in the KV cache, 4 or 8; None: as they are computed.
-        max_kv_size: most tokens that a layer remembers; None: all.
+        kv_bits: bits of a number in the KV cache, 4 or 8; None: not quantized.
+        max_kv_size: most tokens that a layer's KV cache holds for one request; None: all.
         kv_memory_mb: memory for the KV cache of all rows, in MB; None: any.
-        prefix_cache_mb: memory for prompts that were read before, in MB; 0: none.
-        prefix_cache_path: folder in which they outlive the process; None: nowhere.
-        prefix_cache_disk_mb: most that this folder holds, in MB.
-        num_draft_tokens: most tokens that are guessed ahead and checked in one step; 0: none.
-        draft_model: folder or hub id of a model that guesses; None: nobody does but prompt lookup.
+        prefix_cache_mb: memory for the KV caches of earlier prompts, in MB; 0: none.
+        prefix_cache_path: folder that keeps the prefix cache over a restart; None: memory only.
+        prefix_cache_disk_mb: most that this folder holds for one model, in MB.
+        num_draft_tokens: most tokens to guess ahead per step; 0: none.
+        draft_model: folder or hub id of a small model that guesses; None: only prompt lookup does.
     """
 
     model_path: str | None

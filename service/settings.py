@@ -92,7 +92,7 @@ def _option(env: str, flag: str, kind: click.ParamType[Any], default: Any, help_
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
-    """What the server was told at its start; times in seconds, lengths in tokens."""
+    """How the server was started; times in seconds, lengths in tokens."""
 
     model_path: str | None = _option(
         "MODEL_PATH", "--model-path", click.STRING, None,
@@ -100,81 +100,79 @@ class Settings:
     )  # fmt: skip
     model_type: str = _option(
         "MODEL_TYPE", "--model-type", ModelType(), "lm",
-        "What kind of model it is. Only lm is built yet.",
+        "Kind of the model. Only lm, a language model, can be served yet.",
     )  # fmt: skip
     context_length: int | None = _option(
         "CONTEXT_LENGTH", "--context-length", Whole(min=16), None,
         "Longest prompt and answer together, in tokens. None: what the model was made for.",
     )  # fmt: skip
-    mlx_warmup: bool = _option(
+    warmup: bool = _option(
         "MLX_WARMUP", "--mlx-warmup", click.BOOL, True,
-        "Run a prefill and decode steps before the model counts as warmed up.",
+        "Run a real prefill and decode steps before the model counts as warmed up.",
     )  # fmt: skip
     host: str = _option(
         "SERVER_HOST", "--host", click.STRING, "127.0.0.1",
-        "Address to listen on, read by python -m service.",
+        "Address to listen on. Only python -m service reads it.",
     )  # fmt: skip
     port: int = _option(
         "SERVER_PORT", "--port", Whole(0, 65535), 8000,
-        "Port to listen on, read by python -m service.",
+        "Port to listen on. Only python -m service reads it.",
     )  # fmt: skip
     max_concurrency: int = _option(
         "MAX_CONCURRENCY", "--max-concurrency", Whole(1, 1024), 8,
-        "How many requests generate at once.",
+        "Most requests that generate at once; further requests wait in the queue.",
     )  # fmt: skip
     queue_timeout_s: float = _option(
         "QUEUE_TIMEOUT", "--queue-timeout", Seconds(0, 86400, min_open=True), 300.0,
-        "Longest wait in the queue, in seconds; then 503.",
+        "Longest that a request waits in the queue, in seconds; then it is refused with 503.",
     )  # fmt: skip
     queue_size: int = _option(
         "QUEUE_SIZE", "--queue-size", Whole(0, 100_000), 100,
-        "How many requests may wait; the next is refused with 429.",
+        "Most requests that wait in the queue; a further request is refused with 429.",
     )  # fmt: skip
     log_level: str = _option(
         "LOG_LEVEL", "--log-level", click.Choice(LOG_LEVELS, case_sensitive=False), "INFO",
-        "The least severe lines that are logged.",
+        "Least severe level at which lines are logged.",
     )  # fmt: skip
     api_key: str | None = _option(
         "API_KEY", "--api-key", Key(), None,
-        "When set, every route but the probes wants it, as a bearer token or as x-api-key.",
+        "Key that all requests but probes must carry, as a bearer token or as x-api-key. None: no key.",
     )  # fmt: skip
     allow_grammars: bool = _option(
         "ALLOW_GRAMMARS", "--allow-grammars", click.BOOL, False,
-        "Let requests bring grammars of their own; some can stop the engine until it is restarted.",
+        "Let requests bring grammars of their own; some grammars block the engine until it is restarted.",
     )  # fmt: skip
     kv_bits: int | None = _option(
         "KV_BITS", "--kv-bits", click.Choice((4, 8)), None,
-        "Bits of each number in the KV cache, 4 or 8. None: as the model computes them.",
+        "Bits of each number in the KV cache, 4 or 8; fewer take less memory. None: not quantized.",
     )  # fmt: skip
     max_kv_size: int | None = _option(
         "MAX_KV_SIZE", "--max-kv-size", Whole(min=16), None,
-        "How many tokens a layer remembers, the newest; older ones are forgotten. None: all.",
+        "Most tokens that a layer's KV cache holds for one request; it forgets the oldest. None: all tokens.",
     )  # fmt: skip
-
     kv_memory_mb: int | None = _option(
         "KV_MEMORY_MB", "--kv-memory-mb", Whole(min=1), None,
         "Memory for the KV cache of all that generates at once, in MB; who does not fit waits. None: any.",
     )  # fmt: skip
     prefix_cache_mb: int = _option(
         "PREFIX_CACHE_MB", "--prefix-cache-mb", Whole(min=0), 1024,
-        "Memory for prompts that were read before, in MB; what begins alike is not read again. 0: none.",
+        "Memory for the KV caches of earlier prompts, in MB; prompts that begin alike reuse them. 0: none.",
     )  # fmt: skip
     prefix_cache_path: str | None = _option(
         "PREFIX_CACHE_PATH", "--prefix-cache-path", click.STRING, None,
-        "Folder in which they outlive a restart. It holds what users wrote. None: in memory only.",
+        "Folder that keeps the prefix cache over a restart; it holds what users wrote. None: memory only.",
     )  # fmt: skip
     prefix_cache_disk_mb: int = _option(
         "PREFIX_CACHE_DISK_MB", "--prefix-cache-disk-mb", Whole(min=1), 4096,
-        "Most that this folder holds for one model, in MB; the oldest go first.",
+        "Most that PREFIX_CACHE_PATH holds for one model, in MB; the oldest files are deleted first.",
     )  # fmt: skip
-
     num_draft_tokens: int = _option(
         "NUM_DRAFT_TOKENS", "--num-draft-tokens", Whole(0, 64), 8,
-        "Most tokens that are guessed ahead from what was said before, and checked in one step. 0: none.",
+        "Most tokens to guess ahead per step (speculative decoding by prompt lookup). 0: none.",
     )  # fmt: skip
     draft_model: str | None = _option(
         "DRAFT_MODEL", "--draft-model", click.STRING, None,
-        "Folder or hub id of a small MLX model with the same tokens, which guesses where that says nothing.",
+        "Folder or hub id of a small MLX model with the same tokens; guesses where prompt lookup can't.",
     )  # fmt: skip
 
     def is_loopback(self) -> bool:

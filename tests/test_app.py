@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -11,9 +12,21 @@ import falcon.inspect
 from falcon.asgi import App
 
 from service import contracts
-from service.app import create_app
-from service.settings import Settings
+from service.app import create_app, load_message
+from service.protocol import Load
+from service.settings import OPTIONS, Settings
 from tests.live import ROOT
+from tests.test_settings import TABLE
+
+# What only the API process reads.
+API_OPTIONS = {
+    "model_type",
+    "host",
+    "port",
+    "queue_timeout_s",
+    "queue_size",
+    "api_key",
+}
 
 
 def test_routes_are_those_of_the_openapi_document() -> None:
@@ -44,3 +57,16 @@ def test_api_process_is_free_of_mlx_and_transformers() -> None:
     heavy = {"mlx", "mlx_lm", "transformers", "tokenizers", "numpy", "huggingface_hub"}
 
     assert heavy & set(done.stdout.split()) == set()
+
+
+def test_every_option_of_the_engine_reaches_it() -> None:
+    """An option is either the API process's own or a field of the engine's first message, as it was set."""
+    names = {option.name for option in OPTIONS}
+    others = {name: value for name, *_, value in TABLE}
+    settings = dataclasses.replace(Settings(), **others)
+    load = load_message(settings)
+
+    assert names - API_OPTIONS == set(Load.__struct_fields__)
+    assert {name: others[name] for name in names - API_OPTIONS} == {
+        name: getattr(load, name) for name in Load.__struct_fields__
+    }

@@ -20,6 +20,16 @@ STOREYS = (
 )
 RANKS = {room: rank for rank, rooms in enumerate(STOREYS) for room in rooms}
 ENGINE_MAY_IMPORT = {"engine", "protocol", "settings", "errors", "catalog"}
+# The rooms of the engine, lowest first, and which of the others each may import.
+ENGINE_ROOMS: dict[str, set[str]] = {
+    "model": set(),
+    "cache": {"model"},
+    "text": {"model"},
+    "constrain": {"model", "text"},
+    "decoding": {"model", "cache", "text", "constrain"},
+    "scheduler": {"model", "cache", "text", "constrain", "decoding"},
+}
+UNDER_WAY = {"cache"}  # the memory plan still tries the prefix cache by the scheduler
 TRAINING_MAY_IMPORT = ENGINE_MAY_IMPORT | {"training"}
 HEAVY = {"mlx", "mlx_lm", "mlx_vlm", "mlx_whisper", "transformers", "huggingface_hub"}
 
@@ -69,6 +79,26 @@ def breaches(source: str, module: str) -> list[str]:
     return found
 
 
+def engine_room_of(name: str) -> str | None:
+    """Return the room of the engine that a dotted name leads into; "" above all of them, None elsewhere."""
+    if room_of(name) != "engine":
+        return None
+    room = [*name.split("."), ""][2]
+    return room if room in ENGINE_ROOMS else ""
+
+
+def engine_breaches(source: str, module: str) -> list[str]:
+    """Return what *source* imports against the rule of the engine's rooms."""
+    room = engine_room_of(module)
+    if not room:  # a module above the rooms may import all of them
+        return []
+    return [
+        f"{module} imports {name}"
+        for name in imported_modules(source, module)
+        if engine_room_of(name) not in {None, room, *ENGINE_ROOMS[room]}
+    ]
+
+
 def module_name(path: Path) -> str:
     """Return the dotted name of the module in *path*."""
     parts = path.relative_to(ROOT).with_suffix("").parts
@@ -96,6 +126,65 @@ def test_imports_go_down_only(module: str) -> None:
     source = MODULES[module].read_text(encoding="utf-8")
 
     assert [] == breaches(source, module)
+
+
+@pytest.mark.parametrize(
+    "module", [name for name in MODULES if engine_room_of(name) not in {None, "", *UNDER_WAY}]
+)
+def test_imports_go_down_in_the_engine(module: str) -> None:
+    """A module of one of its rooms imports only what the room's row allows, and nothing above the rooms."""
+    source = MODULES[module].read_text(encoding="utf-8")
+
+    assert [] == engine_breaches(source, module)
+
+
+def test_rooms_of_the_engine_are_all_known() -> None:
+    """Each has its row here and in the README of the house, which say the same."""
+    text = (ROOT / "service" / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| `engine/(\w+)/` \|.*\| ([\w, ]*)\|$", text, re.MULTILINE)
+    folders = {path.parent.name for path in (ROOT / "service" / "engine").glob("*/__init__.py")}
+
+    assert folders == ENGINE_ROOMS.keys()
+    assert [room for room, _ in rows] == [*reversed(ENGINE_ROOMS)]
+    assert {room: set(re.findall(r"\w+", names)) for room, names in rows} == ENGINE_ROOMS
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("service.engine.model.load", "from service.engine.cache.kv import Caches"),
+        ("service.engine.cache.kv", "from service.engine.text import prompt"),
+        ("service.engine.text.prompt", "from service.engine.cache.prefix_cache import PrefixCache"),
+        ("service.engine.text.answer", "from service.engine.constrain import grammar"),
+        ("service.engine.text.answer", "from ..constrain import grammar"),
+        ("service.engine.constrain.compile", "def f():\n    import service.engine.cache.kv"),
+        ("service.engine.constrain.compile", "from service.engine import prepare"),
+        ("service.engine.decoding.sampling", "from service.engine.scheduler import scheduler"),
+        ("service.engine.scheduler.scheduler", "from service.engine.warmup import warm_up"),
+        ("service.engine.scheduler.scheduler", "from service import engine"),
+    ],
+)
+def test_a_breach_in_the_engine_is_found(module: str, source: str) -> None:
+    """The rule of the engine's rooms has teeth, too."""
+    assert 1 == len(engine_breaches(source, module))
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("service.engine.model.load", "from service.engine.model.fold import fold_norms"),
+        ("service.engine.text.prompt", "from service.engine.model.vocabulary import Vocabulary"),
+        ("service.engine.constrain.token_mask", "from service.engine.text.prompt import TokenMask"),
+        ("service.engine.decoding.batch", "from service.engine.cache import kv\nimport mlx.core"),
+        ("service.engine.scheduler.scheduler", "from ..decoding.sampling import Sampler"),
+        ("service.engine.scheduler.scheduler", "from service.protocol import Delta"),
+        ("service.engine.prepare", "from service.engine.constrain.compile import GrammarCompiler"),
+        ("service.engine.loop", "from service.engine.prepare import Preparer"),
+    ],
+)
+def test_what_is_allowed_in_the_engine_passes(module: str, source: str) -> None:
+    """A room may import its own modules and the rooms of its row; what stands above may import all."""
+    assert [] == engine_breaches(source, module)
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_request_when_everything_is_null() -> None:
     fields = contracts.schemas()["response-request"]["properties"].keys() - {"model", "input"}
     nothing, null = parsed(), parsed(**dict.fromkeys(fields))
 
-    assert (nothing.job, nothing.told) == (null.job, null.told)
+    assert (nothing.job, nothing.settings) == (null.job, null.settings)
 
 
 def test_settings_arrive() -> None:
@@ -433,7 +433,7 @@ def answer(**change: Any) -> ResponseAnswer:
     return ResponseAnswer("org/m", parsed(**change), Usage(7))
 
 
-def told(deltas: list[Delta], **change: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def answered(deltas: list[Delta], **change: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the response that *deltas* make and the events that tell of it, as they are sent."""
     made = answer(**change)
     events = made.opening()
@@ -445,7 +445,7 @@ def told(deltas: list[Delta], **change: Any) -> tuple[dict[str, Any], list[dict[
 @pytest.mark.parametrize("deltas", ANSWERS.values(), ids=ANSWERS)
 def test_response_is_what_is_promised(deltas: list[Delta]) -> None:
     """A response and each of its events keep the contract and are what the `openai` package reads."""
-    body, events = told(deltas, tools=[ADD], text={"format": {"type": "json_object"}})
+    body, events = answered(deltas, tools=[ADD], text={"format": {"type": "json_object"}})
     contracts.check("response", body)
     for event in events:
         contracts.check("response-event", event)
@@ -461,7 +461,7 @@ def test_response_is_what_is_promised(deltas: list[Delta]) -> None:
 @pytest.mark.parametrize("deltas", ANSWERS.values(), ids=ANSWERS)
 def test_events_tell_the_whole_response(deltas: list[Delta]) -> None:
     """Who follows the events has the output at the end: items open and close in order, parts inside."""
-    body, events = told(deltas)
+    body, events = answered(deltas)
     output: list[Item] = []
     for event in events:
         match event["type"].removeprefix("response."):
@@ -494,7 +494,7 @@ def test_events_tell_the_whole_response(deltas: list[Delta]) -> None:
 
 def test_events_of_a_text() -> None:
     """The events of a plain answer come in the documented order."""
-    _, events = told(HELLO)
+    _, events = answered(HELLO)
 
     assert [event["type"] for event in events] == [
         "response.created",
@@ -520,7 +520,7 @@ def test_response_when_whole() -> None:
         "instructions": "Be brief.", "temperature": 0.5, "metadata": {"a": "b"}, "user": "ann",
         "max_output_tokens": 16, "store": False, "tools": [ADD], "tool_choice": "none",
     }  # fmt: skip
-    body, _ = told(HELLO, **change)
+    body, _ = answered(HELLO, **change)
 
     assert ("completed", None) == (body["status"], body["incomplete_details"])
     assert body["completed_at"] >= body["created_at"]
@@ -546,7 +546,7 @@ def test_response_while_it_is_made() -> None:
 
 def test_response_when_cut() -> None:
     """At the token limit the response says so, and so does the item that was cut."""
-    body, events = told(CUT)
+    body, events = answered(CUT)
 
     assert ("incomplete", {"reason": "max_output_tokens"}, None) == (
         body["status"], body["incomplete_details"], body["completed_at"],
@@ -557,7 +557,7 @@ def test_response_when_cut() -> None:
 
 def test_response_when_thought_about() -> None:
     """Thoughts are an item of their own before the message, and are counted."""
-    body, _ = told(THOUGHT)
+    body, _ = answered(THOUGHT)
     thoughts, message = body["output"]
 
     assert [{"type": "reasoning_text", "text": "hm yes"}] == thoughts["content"]
@@ -569,7 +569,7 @@ def test_response_when_thought_about() -> None:
 
 def test_response_when_functions_are_called() -> None:
     """Each call is an item after what was said, with an id of its own and the call's."""
-    body, _ = told(CALLED, tools=[ADD])
+    body, _ = answered(CALLED, tools=[ADD])
     message, first, second = body["output"]
 
     assert "Wait. " == message["content"][0]["text"]
@@ -580,7 +580,7 @@ def test_response_when_functions_are_called() -> None:
 
 def test_response_when_nothing_is_said() -> None:
     """An answer of no text is a message with an empty text."""
-    body, _ = told(SILENT)
+    body, _ = answered(SILENT)
 
     assert ["message"] == [item["type"] for item in body["output"]]
     assert "" == body["output"][0]["content"][0]["text"]
@@ -593,7 +593,7 @@ def test_logprobs_when_asked_for() -> None:
         Delta(1, "\xe9", 2, logprobs=(logprob(b"\xa9"),)),
         Delta(1, "", 3, "stop", logprobs=(logprob(b"\xc3"),)),
     ]
-    body, events = told(deltas, top_logprobs=1)
+    body, events = answered(deltas, top_logprobs=1)
     (delta,) = (event for event in events if event["type"] == "response.output_text.delta")
     found = body["output"][0]["content"][0]["logprobs"]
 
@@ -606,7 +606,7 @@ def test_logprobs_when_asked_for() -> None:
 def test_logprobs_of_the_mark_before_a_call() -> None:
     """A token that only begins a call makes no message."""
     deltas = [Delta(1, "", 1, logprobs=(logprob(b"<"),)), *CALLED[1:]]
-    body, _ = told(deltas, top_logprobs=1)
+    body, _ = answered(deltas, top_logprobs=1)
 
     assert ["function_call"] * 2 == [item["type"] for item in body["output"]]
 
@@ -651,4 +651,4 @@ def test_form_is_repeated(form: dict[str, Any]) -> None:
     """The response repeats the form of its text with all of its members."""
     asked = {name: value for name, value in form.items() if name not in {"description", "strict"}}
 
-    assert form == parsed(text={"format": asked}).told["text"]["format"]
+    assert form == parsed(text={"format": asked}).settings["text"]["format"]

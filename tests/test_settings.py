@@ -18,7 +18,7 @@ TABLE: list[tuple[str, str, str, Any, str, str, Any, Any]] = [
     ("model_path", "MODEL_PATH", "--model-path", None, "a/b", "c/d", "a/b", "c/d"),
     ("model_type", "MODEL_TYPE", "--model-type", "lm", "lm", "lm", "lm", "lm"),
     ("context_length", "CONTEXT_LENGTH", "--context-length", None, "16", "4096", 16, 4096),
-    ("mlx_warmup", "MLX_WARMUP", "--mlx-warmup", True, "false", "true", False, True),
+    ("warmup", "MLX_WARMUP", "--mlx-warmup", True, "false", "true", False, True),
     ("host", "SERVER_HOST", "--host", "127.0.0.1", "0.0.0.0", "::1", "0.0.0.0", "::1"),
     ("port", "SERVER_PORT", "--port", 8000, "0", "65535", 0, 65535),
     ("max_concurrency", "MAX_CONCURRENCY", "--max-concurrency", 8, "1", "1024", 1, 1024),
@@ -141,13 +141,13 @@ def test_option_when_its_variable_is_empty(
 @pytest.mark.parametrize("value", ["true", "1", "yes", "on", "TRUE"])
 def test_warmup_when_switched_on(value: str) -> None:
     """The usual words for yes are understood in any case."""
-    assert from_arguments(["--mlx-warmup", value]).mlx_warmup is True
+    assert from_arguments(["--mlx-warmup", value]).warmup is True
 
 
 @pytest.mark.parametrize("value", ["false", "0", "no", "off", "False"])
 def test_warmup_when_switched_off(value: str) -> None:
     """The usual words for no are understood in any case."""
-    assert from_arguments(["--mlx-warmup", value]).mlx_warmup is False
+    assert from_arguments(["--mlx-warmup", value]).warmup is False
 
 
 @pytest.mark.parametrize(("flag", "variable", "value", "allowed"), BAD)

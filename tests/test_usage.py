@@ -77,4 +77,4 @@ def test_nothing_known_yet() -> None:
 
     assert (7, 0, 7) == tuple(usage.counts().values())[:3]
     assert {"queue_s": 0.5, "prefill_s": 0.0, "decode_s": 0.0} == usage.timings()
-    assert {"usage": usage.counts(), "timings": usage.timings()} == usage.told()
+    assert {"usage": usage.counts(), "timings": usage.timings()} == usage.as_body()

@@ -1,8 +1,8 @@
 """
 `POST /v1/messages`: the body into a job.
 
-Pure translation, as in `openai/`, whose reading of wishes it shares. A message is a list of blocks here,
-which become turns: the result of a tool is a turn of its own, thoughts are left out, and what then
+Pure translation, as in `openai/`, whose `request_fields` it shares. A message is a list of blocks here, which
+become turns: the result of a tool is a turn of its own, thoughts are left out, and what then
 follows in the same role is one turn.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from service.errors import InvalidRequest, UnsupportedParameter
-from service.openai import wishes
+from service.openai import request_fields
 from service.openai.chat import MAX_MESSAGES
 from service.protocol import Chat, Job, ModelCard, Sampling, Tool, ToolCall, Turn
 
@@ -59,7 +59,7 @@ def parse(body: Mapping[str, Any], card: ModelCard) -> MessageRequest:
             implemented would change it.
         InvalidRequest: as `prompt`, or its form can't be.
     """
-    wishes.refuse(body, NOT_IMPLEMENTED)
+    request_fields.refuse(body, NOT_IMPLEMENTED)
     for i, edit in enumerate((body.get("context_management") or {}).get("edits") or ()):
         if edit["type"] not in HARMLESS_EDITS:
             raise UnsupportedParameter(
@@ -73,22 +73,24 @@ def parse(body: Mapping[str, Any], card: ModelCard) -> MessageRequest:
             param=f"messages.{last}.role",
         )
     read = prompt(body, card)
-    _, must_call = wishes.chosen(_choice(body), read.tools)
+    _, must_call = request_fields.chosen(_choice(body), read.tools)
     form = (body.get("output_config") or {}).get("format")
     job = Job(
         prompt=read,
         sampling=Sampling(
             temperature=body.get("temperature"),
             top_p=body.get("top_p"),
-            top_k=wishes.whole(body.get("top_k")),
+            top_k=request_fields.whole(body.get("top_k")),
         ),
-        max_tokens=wishes.whole(body["max_tokens"]),
-        stop=wishes.stops(body, "stop_sequences"),
-        constraint=None if form is None else wishes.schema_constraint(form["schema"], _FORM),
+        max_tokens=request_fields.whole(body["max_tokens"]),
+        stop=request_fields.stops(body, "stop_sequences"),
+        constraint=None
+        if form is None
+        else request_fields.schema_constraint(form["schema"], _FORM),
         must_call=must_call,
         parallel_tool_calls=not (body.get("tool_choice") or {}).get("disable_parallel_tool_use"),
     )
-    return MessageRequest(job, wishes.priority(body), is_stream=bool(body.get("stream")))
+    return MessageRequest(job, request_fields.priority(body), is_stream=bool(body.get("stream")))
 
 
 def prompt(body: Mapping[str, Any], card: ModelCard) -> Chat:
@@ -101,19 +103,19 @@ def prompt(body: Mapping[str, Any], card: ModelCard) -> Chat:
         InvalidRequest: over MAX_MESSAGES, blocks that this model can't read, two tools of one name, a
             demand for a tool that is not offered, or a schema that can't be.
     """
-    offered, _ = wishes.chosen(_choice(body), _tools(body.get("tools") or ()))
+    offered, _ = request_fields.chosen(_choice(body), _tools(body.get("tools") or ()))
     switches = {"chat_template_kwargs": _switches(body, card)}
-    return wishes.chat(_turns(body), offered, switches, card)
+    return request_fields.chat(_turns(body), offered, switches, card)
 
 
 def _choice(body: Mapping[str, Any]) -> str:
-    """Return which tools may or must be called, in the words of `wishes`."""
+    """Return which tools may or must be called, in the words of `request_fields`."""
     choice = body.get("tool_choice") or {"type": "auto"}
     return f":{choice['name']}" if choice["type"] == "tool" else _CHOICES[choice["type"]]
 
 
 def _tools(given: Sequence[Mapping[str, Any]]) -> tuple[Tool, ...]:
-    return wishes.distinct([_tool(tool, f"tools.{i}") for i, tool in enumerate(given)])
+    return request_fields.distinct([_tool(tool, f"tools.{i}") for i, tool in enumerate(given)])
 
 
 def _tool(given: Mapping[str, Any], where: str) -> Tool:
@@ -127,7 +129,7 @@ def _tool(given: Mapping[str, Any], where: str) -> Tool:
     return Tool(
         name=given["name"],
         description=given.get("description"),
-        parameters=wishes.checked_schema(schema, f"{where}.input_schema"),
+        parameters=request_fields.checked_schema(schema, f"{where}.input_schema"),
         strict=bool(given.get("strict")),
     )
 

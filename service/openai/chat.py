@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.errors import InvalidRequest
-from service.openai import wishes
+from service.openai import request_fields
 from service.openai.body import decode
 from service.openai.logprobs import entry
 from service.openai.usage import Usage
@@ -60,24 +60,26 @@ def parse(body: dict[str, Any], card: ModelCard) -> ChatRequest:
         InvalidRequest: over MAX_MESSAGES, content that is not text, a tool call whose arguments are no
             JSON object, a demand for a tool that is not offered, or a form that can't be.
     """
-    wishes.refuse(body, NOT_IMPLEMENTED)
+    request_fields.refuse(body, NOT_IMPLEMENTED)
     if body.get("top_logprobs") and not body.get("logprobs"):
         raise InvalidRequest("top_logprobs needs logprobs to be true.", param="top_logprobs")
-    offered, must_call = wishes.chosen(_tool_choice(body), wishes.tools(body))
+    offered, must_call = request_fields.chosen(_tool_choice(body), request_fields.tools(body))
     job = Job(
-        prompt=wishes.chat(turns(body["messages"]), offered, body, card),
-        sampling=wishes.sampling(body),
-        max_tokens=wishes.whole(body.get("max_completion_tokens") or body.get("max_tokens")),
-        stop=wishes.stops(body),
+        prompt=request_fields.chat(turns(body["messages"]), offered, body, card),
+        sampling=request_fields.sampling(body),
+        max_tokens=request_fields.whole(
+            body.get("max_completion_tokens") or body.get("max_tokens")
+        ),
+        stop=request_fields.stops(body),
         ignore_eos=bool(body.get("ignore_eos")),
         top_logprobs=int(body.get("top_logprobs") or 0) if body.get("logprobs") else None,
-        constraint=wishes.constraint(body),
+        constraint=request_fields.constraint(body),
         must_call=must_call,
         parallel_tool_calls=body.get("parallel_tool_calls") is not False,
     )
     return ChatRequest(
-        jobs=wishes.several(job, wishes.whole(body.get("n")) or 1),
-        priority=wishes.priority(body),
+        jobs=request_fields.several(job, request_fields.whole(body.get("n")) or 1),
+        priority=request_fields.priority(body),
         is_stream=bool(body.get("stream")),
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
     )
@@ -178,7 +180,7 @@ class ChatAnswer:
         for i, deltas in enumerate(answers):
             self.usage.add(i, deltas[-1])
         choices = [self._choice(i, deltas) for i, deltas in enumerate(answers)]
-        return self._head("chat.completion") | {"choices": choices} | self.usage.told()
+        return self._head("chat.completion") | {"choices": choices} | self.usage.as_body()
 
     def _choice(self, index: int, deltas: Sequence[Delta]) -> dict[str, Any]:
         calls = [call for delta in deltas for call in delta.tool_calls]
@@ -224,7 +226,7 @@ class ChatAnswer:
 
     def closing(self) -> dict[str, Any]:
         """Return the chunk that counts tokens and has no choice; only for `include_usage`."""
-        return self._head("chat.completion.chunk") | {"choices": []} | self.usage.told()
+        return self._head("chat.completion.chunk") | {"choices": []} | self.usage.as_body()
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}

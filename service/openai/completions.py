@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.errors import InvalidRequest, UnsupportedParameter
-from service.openai import wishes
+from service.openai import request_fields
 from service.openai.usage import Usage
 from service.protocol import Delta, Job, Text, TokenLogprob, Tokens
 
@@ -54,18 +54,22 @@ def parse(body: dict[str, Any]) -> CompletionRequest:
         InvalidRequest: over MAX_ANSWERS, no token to generate and nothing to repeat either, or a form
             that can't be.
     """
-    wishes.refuse(body, NOT_IMPLEMENTED)
-    n = wishes.whole(body.get("n")) or 1
+    request_fields.refuse(body, NOT_IMPLEMENTED)
+    n = request_fields.whole(body.get("n")) or 1
     if body.get("best_of") not in {None, n}:
         raise UnsupportedParameter("best_of is not supported but as n.", param="best_of")
     prompts = _prompts(body["prompt"])
     if len(prompts) * n > MAX_ANSWERS:
         raise InvalidRequest(f"Prompts times n are over {MAX_ANSWERS}.", param="n")
-    max_tokens = wishes.whole(body.get("max_tokens"))
+    max_tokens = request_fields.whole(body.get("max_tokens"))
     echo = bool(body.get("echo"))
     if max_tokens == 0 and not echo:
         raise InvalidRequest("max_tokens may be 0 only with echo.", param="max_tokens")
-    sampling, stop, constraint = wishes.sampling(body), wishes.stops(body), wishes.constraint(body)
+    sampling, stop, constraint = (
+        request_fields.sampling(body),
+        request_fields.stops(body),
+        request_fields.constraint(body),
+    )
     jobs = [
         Job(
             prompt=prompt,
@@ -73,16 +77,16 @@ def parse(body: dict[str, Any]) -> CompletionRequest:
             max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
             stop=stop,
             ignore_eos=bool(body.get("ignore_eos")),
-            top_logprobs=wishes.whole(body.get("logprobs")),
+            top_logprobs=request_fields.whole(body.get("logprobs")),
             constraint=constraint,
             echo=echo,
         )
         for prompt in prompts
     ]
     return CompletionRequest(
-        jobs=tuple(each for job in jobs for each in wishes.several(job, n)),
+        jobs=tuple(each for job in jobs for each in request_fields.several(job, n)),
         n=n,
-        priority=wishes.priority(body),
+        priority=request_fields.priority(body),
         is_stream=bool(body.get("stream")),
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
     )
@@ -135,7 +139,7 @@ class CompletionAnswer:
             )
             for i, deltas in enumerate(answers)
         ]
-        return self._head() | {"choices": choices} | self.usage.told()
+        return self._head() | {"choices": choices} | self.usage.as_body()
 
     def chunk(self, index: int, delta: Delta) -> dict[str, Any]:
         """Return the chunk for *delta*; the very last one of a stream tells the times, too."""
@@ -151,7 +155,7 @@ class CompletionAnswer:
 
     def closing(self) -> dict[str, Any]:
         """Return the chunk that counts tokens and has no choice; only for `include_usage`."""
-        return self._head() | {"choices": []} | self.usage.told()
+        return self._head() | {"choices": []} | self.usage.as_body()
 
     def _head(self) -> dict[str, Any]:
         return {

@@ -114,7 +114,7 @@ class ResponseAnswer:
             "model": self.model,
             "output": output,
             "usage": None,
-        } | self.asked.told
+        } | self.asked.settings
         if self.status != "in_progress":
             found |= {"usage": self._counts(), "timings": self.usage.timings()}
         return found

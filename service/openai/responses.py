@@ -14,7 +14,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from service.errors import InvalidRequest, UnsupportedParameter
-from service.openai import response_items, wishes
+from service.openai import request_fields, response_items
 from service.openai.response_items import Item, Memory
 from service.protocol import Constraint, Job, ModelCard, Tool, Turn
 
@@ -43,7 +43,7 @@ class ResponseRequest:
     Attributes:
         job: the one answer that it wants.
         items: its input, each item with an id.
-        told: its settings, as the response repeats them.
+        settings: the request's settings, as the response repeats them.
         priority: its turn in the queue; smaller is earlier.
         is_stream: answer as server-sent events.
         is_kept: the response can be read and continued later.
@@ -51,7 +51,7 @@ class ResponseRequest:
 
     job: Job
     items: list[Item]
-    told: dict[str, Any]
+    settings: dict[str, Any]
     priority: int
     is_stream: bool
     is_kept: bool
@@ -67,17 +67,17 @@ def parse(body: dict[str, Any], card: ModelCard, memory: Memory) -> ResponseRequ
         InvalidRequest: it continues what isn't kept, its items can't be turns, it demands a tool that
             is not offered, or a form that can't be.
     """
-    wishes.refuse(body, NOT_IMPLEMENTED)
-    offered, must_call = wishes.chosen(_tool_choice(body), _tools(body))
+    request_fields.refuse(body, NOT_IMPLEMENTED)
+    offered, must_call = request_fields.chosen(_tool_choice(body), _tools(body))
     items = response_items.received(body["input"], memory)
     turns = _with_instructions(
         body.get("instructions"), response_items.turns(_earlier(body, memory), items)
     )
     effort = {"reasoning_effort": (body.get("reasoning") or {}).get("effort")}
     job = Job(
-        prompt=wishes.chat(turns, offered, effort, card),
-        sampling=wishes.sampling({name: body.get(name) for name in _SAMPLING}),
-        max_tokens=wishes.whole(body.get("max_output_tokens")),
+        prompt=request_fields.chat(turns, offered, effort, card),
+        sampling=request_fields.sampling({name: body.get(name) for name in _SAMPLING}),
+        max_tokens=request_fields.whole(body.get("max_output_tokens")),
         top_logprobs=_top_logprobs(body),
         constraint=_constraint(body),
         must_call=must_call,
@@ -86,8 +86,8 @@ def parse(body: dict[str, Any], card: ModelCard, memory: Memory) -> ResponseRequ
     return ResponseRequest(
         job=job,
         items=items,
-        told=_told(body, job),
-        priority=wishes.priority(body),
+        settings=_settings(body, job),
+        priority=request_fields.priority(body),
         is_stream=bool(body.get("stream")),
         is_kept=body.get("store") is not False,
     )
@@ -134,8 +134,8 @@ def _tools(body: dict[str, Any]) -> tuple[Tool, ...]:
             raise UnsupportedParameter(
                 "Only functions are supported by this server.", param=f"tools.{i}.type"
             )
-        found.append(wishes.tool(entry, f"tools.{i}"))
-    return wishes.distinct(found)
+        found.append(request_fields.tool(entry, f"tools.{i}"))
+    return request_fields.distinct(found)
 
 
 def _tool_choice(body: dict[str, Any]) -> str | None:
@@ -165,21 +165,21 @@ def _constraint(body: dict[str, Any]) -> Constraint | None:
         case {"type": "json_object"}:
             return Constraint("json_object", "", "text.format")
         case {"type": "json_schema", "schema": schema}:
-            return wishes.schema_constraint(schema, "text.format.schema")
+            return request_fields.schema_constraint(schema, "text.format.schema")
     return None
 
 
-def _told(body: dict[str, Any], job: Job) -> dict[str, Any]:
+def _settings(body: dict[str, Any], job: Job) -> dict[str, Any]:
     """Return the settings of a response; what the request leaves to the model has OpenAI's default."""
     reasoning = body.get("reasoning") or {}
-    told = {
+    settings = {
         "previous_response_id": body.get("previous_response_id"),
         "instructions": body.get("instructions"),
-        "tools": [_told_tool(entry) for entry in body.get("tools") or ()],
+        "tools": [_tool_setting(entry) for entry in body.get("tools") or ()],
         "tool_choice": body.get("tool_choice") or "auto",
         "parallel_tool_calls": job.parallel_tool_calls,
         "max_tool_calls": body.get("max_tool_calls"),
-        "text": {"format": _told_format(body), "verbosity": "medium"},
+        "text": {"format": _format_setting(body), "verbosity": "medium"},
         "reasoning": {name: reasoning.get(name) for name in ("effort", "summary")},
         "max_output_tokens": job.max_tokens,
         "top_logprobs": job.top_logprobs or 0,
@@ -191,16 +191,16 @@ def _told(body: dict[str, Any], job: Job) -> dict[str, Any]:
     }
     defaults = {"temperature": 1.0, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
     for name, default in defaults.items():
-        told[name] = default if body.get(name) is None else body[name]
-    return told | {n: body.get(n) for n in ("user", "safety_identifier", "prompt_cache_key")}
+        settings[name] = default if body.get(name) is None else body[name]
+    return settings | {n: body.get(n) for n in ("user", "safety_identifier", "prompt_cache_key")}
 
 
-def _told_tool(entry: dict[str, Any]) -> dict[str, Any]:
+def _tool_setting(entry: dict[str, Any]) -> dict[str, Any]:
     names = ("type", "name", "description", "parameters", "strict")
     return {name: entry.get(name) for name in names}
 
 
-def _told_format(body: dict[str, Any]) -> dict[str, Any]:
+def _format_setting(body: dict[str, Any]) -> dict[str, Any]:
     """Return the form of the text, a schema's with all its members: it is always held to."""
     wanted: dict[str, Any] = (body.get("text") or {}).get("format") or {"type": "text"}
     if wanted["type"] != "json_schema":

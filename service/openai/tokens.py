@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from service.errors import InvalidRequest, RequestTooLarge
-from service.openai import chat, completions, wishes
+from service.openai import chat, completions, request_fields
 from service.protocol import Chat, Job, ModelCard, Prompt, Text, Tokenized, Tokens
 
 # The tokenizer, which all requests share, is not kept busy for long with what no model could read.
@@ -38,9 +38,9 @@ def prompt(body: dict[str, Any], card: ModelCard) -> Prompt:
         InvalidRequest: it is both, or as `chat.parse`.
     """
     if _is_chat(body):
-        wishes.refuse(body, NOT_IMPLEMENTED_FOR_CHATS)
+        request_fields.refuse(body, NOT_IMPLEMENTED_FOR_CHATS)
         return chat.parse(body, card).jobs[0].prompt
-    wishes.refuse(body, NOT_IMPLEMENTED_FOR_TEXTS)
+    request_fields.refuse(body, NOT_IMPLEMENTED_FOR_TEXTS)
     return Text(body["prompt"])
 
 

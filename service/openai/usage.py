@@ -76,6 +76,6 @@ class Usage:
             "decode_s": round(max((one.decode_s for one in spent), default=0.0), 6),
         }
 
-    def told(self) -> dict[str, Any]:
+    def as_body(self) -> dict[str, Any]:
         """Return the members that end a body or a stream."""
         return {"usage": self.counts(), "timings": self.timings()}

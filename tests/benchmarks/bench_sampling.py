@@ -1,4 +1,4 @@
-"""What a request's wishes cost the engine: tokens per second against plain rows, in turns, in one process."""
+"""What request fields cost the engine: tokens per second against plain rows, in turns, in one process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MIXED = [
     )
     for i in range(8)
 ]
-WISHES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "constrained": ({"sampling": GREEDY, "constraint": ENDLESS}, {"sampling": GREEDY}, ">= 0.85"),
     "with logprobs": ({"sampling": GREEDY, "top_logprobs": 5}, {"sampling": GREEDY}, ">= 0.9"),
     "drawn with seeds": ({"sampling": Sampling(0.8, 0.95, seed=7)}, {"sampling": DRAWN}, ">= 0.9"),
@@ -54,23 +54,23 @@ class Bench:
         self.preparer = Preparer(loaded.tokenizer, loaded.card.context_length, vocabulary)
         self._scheduler = Scheduler(loaded, vocabulary, max_rows=8)
 
-    def tokens_per_s(self, wishes: list[dict[str, Any]]) -> float:
-        """Generate for as many rows as there are *wishes*; only steps that decode all of them count."""
-        for ticket, fields in enumerate(wishes):
+    def tokens_per_s(self, rows: list[dict[str, Any]]) -> float:
+        """Generate for as many rows as there are *rows*; only steps that decode all of them count."""
+        for ticket, fields in enumerate(rows):
             chat_ = Chat((Turn("user", PROMPTS[ticket]),))
             job = Job(chat_, max_tokens=N_TOKENS, ignore_eos=True, **fields)
             self._scheduler.add(ticket, self.preparer.prepare(job), job)
         n_begun: set[int] = set()
-        while len(n_begun) < len(wishes):
-            n_begun |= {delta.ticket for delta in self._scheduler.step()}
+        while len(n_begun) < len(rows):
+            n_begun |= {delta.ticket for delta in self._scheduler.step().deltas}
         began_s, n_steps = time.perf_counter(), 0
-        while len(self._scheduler.tickets) == len(wishes):
+        while len(self._scheduler.tickets) == len(rows):
             self._scheduler.step()
             n_steps += 1
         seconds = time.perf_counter() - began_s
         while self._scheduler.tickets:
             self._scheduler.step()
-        return n_steps * len(wishes) / seconds
+        return n_steps * len(rows) / seconds
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +80,12 @@ def engine() -> Bench:
 
 
 @pytest.mark.parametrize("n_rows", [1, 8])
-@pytest.mark.parametrize("name", WISHES)
-def test_wishes_against_plain_rows(
+@pytest.mark.parametrize("name", FIELDS)
+def test_fields_against_plain_rows(
     name: str, n_rows: int, engine: Bench, benchmark: Any, report: Report
 ) -> None:
-    """Every row with the wish against none with it."""
-    wanted, plain, goal = WISHES[name]
+    """Every row with the field against none with it."""
+    wanted, plain, goal = FIELDS[name]
     ratios: list[float] = []
 
     def one_round() -> None:

@@ -30,12 +30,6 @@ def preparer(loaded: LoadedModel, vocabulary: Vocabulary) -> Preparer:
     return Preparer(loaded.tokenizer, loaded.card.context_length, vocabulary, allow_grammars=True)
 
 
-@pytest.fixture(scope="session")
-def prompter(preparer: Preparer) -> Preparer:
-    """The same, in tests of what follows a prompt."""
-    return preparer
-
-
 @pytest.fixture
 def scheduler(loaded: LoadedModel, vocabulary: Vocabulary) -> Scheduler:
     """A scheduler of four rows at most, with nothing to do."""

@@ -245,8 +245,9 @@ def test_form_too_complex_to_follow_costs_one_row(scheduler: Scheduler, preparer
     broken: list[tuple[int, str]] = []
     said = ""
     while scheduler.tickets:
-        said += text([delta for delta in scheduler.step().deltas if delta.ticket == 1])
-        broken += scheduler.broken
+        output = scheduler.step()
+        said += text([delta for delta in output.deltas if delta.ticket == 1])
+        broken += [(each.ticket, each.param) for each in output.refusals]
 
     assert broken == [(2, "response_format")]
     assert said == alone

@@ -31,8 +31,9 @@ from service.engine.decoding.step_costs import (
 )
 from service.engine.model.load import LoadedModel, load
 from service.engine.model.vocabulary import Vocabulary
+from service.engine.prepare import Preparer
 from service.engine.scheduler import lanes
-from service.engine.text.prompt import Prepared, Prompter
+from service.engine.text.prompt import Prepared
 from service.engine.warmup import warm_up
 from service.protocol import Constraint, Load, Sampling
 from tests.benchmarks import deep_model
@@ -173,7 +174,7 @@ def test_cancelled_rows_leave_the_others_as_they_are(
 
 
 def test_rows_that_cannot_be_drafted_are_served_beside(
-    loaded: LoadedModel, vocabulary: Vocabulary, prompter: Prompter
+    loaded: LoadedModel, vocabulary: Vocabulary, preparer: Preparer
 ) -> None:
     """A form, a penalty or log-probabilities hold for each token; the neighbour is drafted all the same."""
     constraint = Constraint("regex", "[a-z]{40,}", "structured_outputs")
@@ -186,7 +187,7 @@ def test_rows_that_cannot_be_drafted_are_served_beside(
     model = dressed("full", loaded)
     said = []
     for heard in (Heard(model, vocabulary, 0), drafting(model, vocabulary, model.model)):
-        heard.add(9, prompter.prepare(held), held)
+        heard.add(9, preparer.prepare(held), held)
         said.append([*heard.answers(jobs), heard.said[9]])
 
     assert said[0] == said[1]

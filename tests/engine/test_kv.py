@@ -43,7 +43,6 @@ from service.engine.cache.kv import (
     unpad,
 )
 from service.engine.model.load import LoadedModel
-from service.engine.text.prompt import Prompter
 from tests.engine import random_models
 from tests.engine.conftest import job
 
@@ -302,10 +301,10 @@ def test_quantized_takes_less(dtype: mx.Dtype, bits: int, share: float) -> None:
 
 
 def test_embedded_model_answers_the_same_in_eight_bits(
-    loaded: LoadedModel, prompter: Prompter
+    loaded: LoadedModel, preparer: Preparer
 ) -> None:
     """The same words, for questions that it knows and for one that it doesn't."""
-    prompts = [prompter.prepare(job(question)).ids for question in QUESTIONS]
+    prompts = [preparer.prepare(job(question)).ids for question in QUESTIONS]
     lengths = [40] * len(prompts)
     expected = together(loaded.model, prompts, Caches(loaded.model, None, None), lengths)
 

@@ -10,8 +10,13 @@ from pathlib import Path
 import pytest
 
 from service.catalog.card import EMBEDDED_FOLDER, EMBEDDED_ID, UnfitModel
-from service.engine.model import load as loading
-from service.engine.model.load import LoadedModel, check_weights, load, locate
+from service.engine.model.load import (
+    LoadedModel,
+    check_weights,
+    load,
+    locate,
+    sampling_defaults,
+)
 from service.protocol import Load
 
 
@@ -155,4 +160,4 @@ def test_generation_config_gives_the_defaults(
     if advice is not None:
         (tmp_path / "generation_config.json").write_text(advice)
 
-    assert temperature == loading._sampling_defaults(tmp_path).temperature
+    assert temperature == sampling_defaults(tmp_path).temperature

@@ -18,10 +18,11 @@ from service.engine.decoding import batch
 from service.engine.decoding.sequence import Status
 from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
+from service.engine.prepare import Preparer
 from service.engine.scheduler.output import StepOutput
 from service.engine.scheduler.scheduler import Scheduler
 from service.engine.text.answer import Answer
-from service.engine.text.prompt import Prepared, Prompter
+from service.engine.text.prompt import Prepared
 from service.engine.warmup import answers_alike, warm_up
 from service.protocol import Chat, Delta, Job, Sampling, TokenLogprob, Tokens, Turn
 from tests.engine.conftest import job, run
@@ -33,36 +34,36 @@ def text(deltas: list[Delta]) -> str:
     return "".join(delta.text for delta in deltas)
 
 
-def test_batch_answers_as_each_alone(scheduler: Scheduler, prompter: Prompter) -> None:
+def test_batch_answers_as_each_alone(scheduler: Scheduler, preparer: Preparer) -> None:
     """Prompts of different lengths side by side give the greedy answers that they give alone."""
     questions = ["Hello", "What does /health mean?", "Who are you? " * 60, "Which port?"]
     alone = []
     for question in questions:
-        scheduler.add(1, prompter.prepare(job(question)), job(question, max_tokens=24))
+        scheduler.add(1, preparer.prepare(job(question)), job(question, max_tokens=24))
         alone.append(text(run(scheduler)[1]))
     for ticket, question in enumerate(questions):
-        scheduler.add(ticket, prompter.prepare(job(question)), job(question, max_tokens=24))
+        scheduler.add(ticket, preparer.prepare(job(question)), job(question, max_tokens=24))
     together = run(scheduler)
 
     assert alone == [text(together[ticket]) for ticket in range(4)]
 
 
-def test_rows_that_join_later_do_not_disturb(scheduler: Scheduler, prompter: Prompter) -> None:
+def test_rows_that_join_later_do_not_disturb(scheduler: Scheduler, preparer: Preparer) -> None:
     """A row that comes while another decodes changes nothing for it."""
-    prompt = prompter.prepare(job())
+    prompt = preparer.prepare(job())
     scheduler.add(1, prompt, job(max_tokens=20))
     alone = text(run(scheduler)[1])
     scheduler.add(1, prompt, job(max_tokens=20))
     first = [delta for _ in range(6) for delta in scheduler.step().deltas]
-    scheduler.add(2, prompter.prepare(job("Which port?")), job(max_tokens=20))
+    scheduler.add(2, preparer.prepare(job("Which port?")), job(max_tokens=20))
     rest = run(scheduler)
 
     assert alone == text(first + rest[1])
 
 
-def test_finish_reason_and_count(scheduler: Scheduler, prompter: Prompter) -> None:
+def test_finish_reason_and_count(scheduler: Scheduler, preparer: Preparer) -> None:
     """`length` after exactly so many tokens; `stop` at the end of the turn, which is not counted."""
-    prompt = prompter.prepare(job())
+    prompt = preparer.prepare(job())
     scheduler.add(1, prompt, job(max_tokens=3))
     scheduler.add(2, prompt, job())
     seen = run(scheduler)
@@ -74,9 +75,9 @@ def test_finish_reason_and_count(scheduler: Scheduler, prompter: Prompter) -> No
     assert run(scheduler)[3][-1].n_completion_tokens == n_tokens + 5
 
 
-def test_stop_text_frees_the_row_at_once(scheduler: Scheduler, prompter: Prompter) -> None:
+def test_stop_text_frees_the_row_at_once(scheduler: Scheduler, preparer: Preparer) -> None:
     """The row is gone with its last delta, and so is its cache."""
-    prompt = prompter.prepare(job())
+    prompt = preparer.prepare(job())
     scheduler.add(1, prompt, job())
     whole = text(run(scheduler)[1])
     stop = whole[5:9]
@@ -91,16 +92,16 @@ def test_stop_text_frees_the_row_at_once(scheduler: Scheduler, prompter: Prompte
 
 @pytest.mark.parametrize("n_steps", [0, 1, 2, 8])
 def test_removed_row_is_gone_at_every_stage(
-    n_steps: int, scheduler: Scheduler, prompter: Prompter
+    n_steps: int, scheduler: Scheduler, preparer: Preparer
 ) -> None:
     """Waiting, prefilling or decoding: it brings nothing more, and its neighbour is as if alone."""
     long = job("tell me " * 500, ignore_eos=True)
-    scheduler.add(1, prompter.prepare(long), long)
-    scheduler.add(2, prompter.prepare(job()), job(max_tokens=20))
+    scheduler.add(1, preparer.prepare(long), long)
+    scheduler.add(2, preparer.prepare(job()), job(max_tokens=20))
     before = [delta for _ in range(n_steps) for delta in scheduler.step().deltas]
     scheduler.cancel({1})
     after = run(scheduler)
-    scheduler.add(3, prompter.prepare(job()), job(max_tokens=20))
+    scheduler.add(3, preparer.prepare(job()), job(max_tokens=20))
     alone = run(scheduler)[3]
 
     assert 1 not in after
@@ -109,13 +110,13 @@ def test_removed_row_is_gone_at_every_stage(
 
 
 def test_context_ends_an_answer(
-    loaded: LoadedModel, vocabulary: Vocabulary, prompter: Prompter
+    loaded: LoadedModel, vocabulary: Vocabulary, preparer: Preparer
 ) -> None:
     """More tokens than the context has room for are never generated."""
     card = msgspec.structs.replace(loaded.card, context_length=48)
     short = LoadedModel(loaded.model, loaded.tokenizer, card, loaded.sampling)
     scheduler = Scheduler(short, vocabulary, max_rows=1)
-    prompt = prompter.prepare(job())
+    prompt = preparer.prepare(job())
     scheduler.add(1, prompt, job(ignore_eos=True, max_tokens=1000))
     last = run(scheduler)[1][-1]
 
@@ -123,13 +124,13 @@ def test_context_ends_an_answer(
     assert len(prompt.ids) + last.n_completion_tokens == 48
 
 
-def test_seeded_rows_repeat_in_any_company(scheduler: Scheduler, prompter: Prompter) -> None:
+def test_seeded_rows_repeat_in_any_company(scheduler: Scheduler, preparer: Preparer) -> None:
     """The same seed draws the same answer alone and beside three others, which draw their own."""
 
     def drawn(seed: int) -> Job:
         return job(sampling=Sampling(temperature=2.0, seed=seed), max_tokens=32, ignore_eos=True)
 
-    prompt = prompter.prepare(job("zxqv 17 ][ blorp"))
+    prompt = preparer.prepare(job("zxqv 17 ][ blorp"))
     scheduler.add(1, prompt, drawn(9))
     alone = text(run(scheduler)[1])
     for ticket, seed in enumerate([1, 9, 2, 3]):
@@ -152,15 +153,15 @@ def test_rows_leave_nothing_behind(loaded: LoadedModel, vocabulary: Vocabulary) 
     assert min(seen[30:]) <= min(seen[10:30])
 
 
-def test_warm_up_leaves_nothing_behind(scheduler: Scheduler, prompter: Prompter) -> None:
+def test_warm_up_leaves_nothing_behind(scheduler: Scheduler, preparer: Preparer) -> None:
     """It runs real rows through the scheduler, and the batch is empty again after it."""
-    warm_up(scheduler, prompter.prepare(job()).ids, 4)
+    warm_up(scheduler, preparer.prepare(job()).ids, 4)
 
     assert scheduler.tickets == []
 
 
 def test_warm_up_fails_if_the_model_does(
-    scheduler: Scheduler, prompter: Prompter, monkeypatch: pytest.MonkeyPatch
+    scheduler: Scheduler, preparer: Preparer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What breaks a step breaks warm-up; it never passes for done."""
 
@@ -170,7 +171,7 @@ def test_warm_up_fails_if_the_model_does(
     monkeypatch.setattr(Scheduler, "step", broken)
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        warm_up(scheduler, prompter.prepare(job()).ids, 4)
+        warm_up(scheduler, preparer.prepare(job()).ids, 4)
 
 
 def reported(deltas: list[Delta]) -> list[TokenLogprob]:
@@ -178,10 +179,10 @@ def reported(deltas: list[Delta]) -> list[TokenLogprob]:
     return [each for delta in deltas for each in delta.logprobs]
 
 
-def test_logprobs_are_the_models_own(scheduler: Scheduler, prompter: Prompter) -> None:
+def test_logprobs_are_the_models_own(scheduler: Scheduler, preparer: Preparer) -> None:
     """Greedy, each token is the likeliest; the numbers are the same amid neighbours, and drawn or not."""
     wanted = job(max_tokens=8, top_logprobs=3)
-    prompt = prompter.prepare(wanted)
+    prompt = preparer.prepare(wanted)
     scheduler.add(1, prompt, wanted)
     alone = reported(run(scheduler)[1])
     scheduler.add(1, prompt, job("Who are you?", max_tokens=8))
@@ -197,13 +198,13 @@ def test_logprobs_are_the_models_own(scheduler: Scheduler, prompter: Prompter) -
     assert all(each.top == () for each in reported(together[3]))
 
 
-def test_logprobs_of_a_stop_text_are_left_out(scheduler: Scheduler, prompter: Prompter) -> None:
+def test_logprobs_of_a_stop_text_are_left_out(scheduler: Scheduler, preparer: Preparer) -> None:
     """The tokens told are those of the text told."""
     wanted = job(max_tokens=20, top_logprobs=0)
-    scheduler.add(1, prompter.prepare(wanted), wanted)
+    scheduler.add(1, preparer.prepare(wanted), wanted)
     whole = text(run(scheduler)[1])
     stopped = job(max_tokens=20, top_logprobs=0, stop=(whole[9:14],))
-    scheduler.add(1, prompter.prepare(stopped), stopped)
+    scheduler.add(1, preparer.prepare(stopped), stopped)
     deltas = run(scheduler)[1]
     told = b"".join(each.chosen.piece for each in reported(deltas)).decode()
 
@@ -212,17 +213,17 @@ def test_logprobs_of_a_stop_text_are_left_out(scheduler: Scheduler, prompter: Pr
     assert len(told) < 14
 
 
-def test_echo_scores_the_prompt(scheduler: Scheduler, prompter: Prompter) -> None:
+def test_echo_scores_the_prompt(scheduler: Scheduler, preparer: Preparer) -> None:
     """A prompt's own tokens get what they get when they are generated after each other."""
     wanted = job(max_tokens=6, top_logprobs=2)
-    prepared = prompter.prepare(wanted)
+    prepared = preparer.prepare(wanted)
     scheduler.add(1, prepared, wanted)
     generated = reported(run(scheduler)[1])
     ids = (*prepared.ids, *(each.chosen.id for each in generated))
     echo = Job(Tokens(ids), Sampling(temperature=0), max_tokens=3, top_logprobs=2, echo=True)
     plain = Job(Tokens(ids), Sampling(temperature=0), max_tokens=3)
-    scheduler.add(1, prompter.prepare(echo), echo)
-    scheduler.add(2, prompter.prepare(plain), plain)
+    scheduler.add(1, preparer.prepare(echo), echo)
+    scheduler.add(2, preparer.prepare(plain), plain)
     seen = run(scheduler)
     scored = reported(seen[1])
 
@@ -234,21 +235,21 @@ def test_echo_scores_the_prompt(scheduler: Scheduler, prompter: Prompter) -> Non
     assert text(seen[1]).endswith(text(seen[2]))
 
 
-def test_echo_alone(scheduler: Scheduler, prompter: Prompter) -> None:
+def test_echo_alone(scheduler: Scheduler, preparer: Preparer) -> None:
     """No token is generated where none is wanted, and a prompt of one token has nothing to score."""
     for ids in ((300, 301), (300,)):
         echo = Job(Tokens(ids), max_tokens=0, top_logprobs=0, echo=True)
-        scheduler.add(1, prompter.prepare(echo), echo)
+        scheduler.add(1, preparer.prepare(echo), echo)
         (delta,) = run(scheduler)[1]
 
         assert (delta.finish_reason, delta.n_completion_tokens) == ("length", 0)
         assert len(delta.logprobs) == len(ids)
 
 
-def test_bias_and_penalties_move_one_row_alone(scheduler: Scheduler, prompter: Prompter) -> None:
+def test_bias_and_penalties_move_one_row_alone(scheduler: Scheduler, preparer: Preparer) -> None:
     """A ban, a must, and a price for repeating; the neighbour answers as ever."""
     plain = job(max_tokens=12)
-    prepared = prompter.prepare(plain)
+    prepared = preparer.prepare(plain)
     scheduler.add(1, prepared, job(max_tokens=12, top_logprobs=0))
     before = run(scheduler)[1]
     first = reported(before)[0].chosen.id
@@ -272,15 +273,15 @@ def test_bias_and_penalties_move_one_row_alone(scheduler: Scheduler, prompter: P
     assert seen[3].count(300) > 40
 
 
-def test_repetition_penalty_counts_the_prompt(scheduler: Scheduler, prompter: Prompter) -> None:
+def test_repetition_penalty_counts_the_prompt(scheduler: Scheduler, preparer: Preparer) -> None:
     """A token of the prompt is dear from the first step on; presence is paid once."""
-    ids = tuple(prompter.ids(Chat((Turn("user", "Hello"),))))
+    ids = tuple(preparer.ids(Chat((Turn("user", "Hello"),))))
     free = Job(Tokens(ids), Sampling(temperature=0), max_tokens=6, top_logprobs=0)
     dear = Job(
         Tokens(ids), Sampling(temperature=0, repetition_penalty=50), max_tokens=6, top_logprobs=0
     )
-    scheduler.add(1, prompter.prepare(free), free)
-    scheduler.add(2, prompter.prepare(dear), dear)
+    scheduler.add(1, preparer.prepare(free), free)
+    scheduler.add(2, preparer.prepare(dear), dear)
     seen = {
         ticket: [each.chosen.id for each in reported(deltas)]
         for ticket, deltas in run(scheduler).items()
@@ -309,15 +310,15 @@ def test_rows_wait_until_memory_is_free(loaded: LoadedModel, vocabulary: Vocabul
 
 
 def test_long_prompt_does_not_stall_its_neighbours(
-    scheduler: Scheduler, prompter: Prompter, vocabulary: Vocabulary
+    scheduler: Scheduler, preparer: Preparer, vocabulary: Vocabulary
 ) -> None:
     """While it is read, piece by piece, the others go on with a token in each step."""
     decoding = job(ignore_eos=True, max_tokens=400, top_logprobs=0)
-    scheduler.add(1, prompter.prepare(decoding), decoding)
+    scheduler.add(1, preparer.prepare(decoding), decoding)
     for _ in range(20):
         scheduler.step()
     long = Job(Tokens(tuple(i % 1000 + 20 for i in range(3000))), max_tokens=1)
-    scheduler.add(2, prompter.prepare(long), long)
+    scheduler.add(2, preparer.prepare(long), long)
     n_steps = n_tokens = 0
     while 2 in scheduler.tickets and 1 in scheduler.tickets:
         n_tokens += any(delta.ticket == 1 for delta in scheduler.step().deltas)
@@ -513,7 +514,7 @@ def test_cancelled_rows_are_taken_out_in_one_pass(
 
 @pytest.mark.parametrize("n_long", [0, 700])
 def test_padding_that_all_rows_have_is_taken_out(
-    n_long: int, loaded: LoadedModel, scheduler: Scheduler, prompter: Prompter
+    n_long: int, loaded: LoadedModel, scheduler: Scheduler, preparer: Preparer
 ) -> None:
     """
     Rows come and go, and each layer has as many places as the longest of them has tokens.
@@ -523,13 +524,13 @@ def test_padding_that_all_rows_have_is_taken_out(
     questions = ["Hello", "What does /health mean?", "Which port?", "Who are you?", "Why MLX?"]
     if n_long:
         long = Job(Tokens(tuple(i % 1000 + 20 for i in range(n_long))), max_tokens=5)
-        scheduler.add(100, prompter.prepare(long), long)
+        scheduler.add(100, preparer.prepare(long), long)
     coming = [job(questions[i % 5], max_tokens=20 + i % 7, ignore_eos=True) for i in range(40)]
     seen: dict[int, list[Delta]] = {}
     begun = most_bytes = 0
     while scheduler.tickets or begun < len(coming):
         while begun < len(coming) and len(scheduler.tickets) < 4:
-            scheduler.add(begun, prompter.prepare(coming[begun]), coming[begun])
+            scheduler.add(begun, preparer.prepare(coming[begun]), coming[begun])
             begun += 1
         for delta in scheduler.step().deltas:
             seen.setdefault(delta.ticket, []).append(delta)
@@ -540,7 +541,7 @@ def test_padding_that_all_rows_have_is_taken_out(
     assert most_bytes <= 4 * 320 * 2 * Caches(loaded.model, None, None).bytes_per_token
     alone = []
     for each in coming[:10]:
-        scheduler.add(1, prompter.prepare(each), each)
+        scheduler.add(1, preparer.prepare(each), each)
         alone.append(text(run(scheduler)[1]))
     assert [text(seen[ticket]) for ticket in range(10)] == alone
 

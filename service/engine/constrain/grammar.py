@@ -60,7 +60,7 @@ class GrammarBuilder:
 
     def __init__(self, tokenizer: TokenizerWrapper) -> None:
         self._format = forced_format(tokenizer)
-        self._is_own_format = own_format(tokenizer).is_json
+        self._calls_in_json = own_format(tokenizer).is_json
         self._specials = {token.content for token in tokenizer.added_tokens_decoder.values()}
 
     def grammar(self, form: AnswerForm) -> str | None:
@@ -75,13 +75,13 @@ class GrammarBuilder:
         if constraint:
             either = _lark("start: @calls | @answer")
             return _whole(either, calls=calls, answer=_answer(constraint))
-        if self._is_own_format and any(tool.strict for tool in tools):
+        if self._calls_in_json and any(tool.strict for tool in tools):
             return _whole(_lark("start: TEXT (@calls TEXT)?\nTEXT: /(.|\\n)*/"), calls=calls)
         return None
 
     def _calls(self, tools: Sequence[Tool], is_parallel: bool) -> Grammar:
         """Return the grammar of one or more calls of *tools*, each as JSON between its marks."""
-        start, end = self._mark(self._format.start), self._mark(self._format.end)
+        start, end = self._in_lark(self._format.start), self._in_lark(self._format.end)
         bodies = " | ".join(f"body_{i}" for i in range(len(tools)))
         rules = [
             f"start: call {'(BREAK? call)*' if is_parallel else ''}",
@@ -94,7 +94,7 @@ class GrammarBuilder:
             rules.append(f"arguments_{i}: %json {json.dumps(_arguments(tool))}")
         return _lark("\n".join(rules))
 
-    def _mark(self, text: str) -> str:
+    def _in_lark(self, text: str) -> str:
         """Return *text* in Lark's notation: a special token by its name, any other text in quotes."""
         is_special = text in self._specials and text.startswith("<") and text.endswith(">")
         return text if is_special else json.dumps(text)

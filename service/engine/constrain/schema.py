@@ -1,16 +1,18 @@
-"""JSON Schemas as narrow as people mean them: what a narrowed one lets through, the given one does, too."""
+"""JSON Schemas made as narrow as people mean them; whatever keeps the narrowed one keeps the given one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-MAX_INTEGER = 2**53 - 1
+MAX_INTEGER = (
+    2**53 - 1
+)  # protocol: the largest that every reader of JSON takes exactly (RFC 8259, section 6)
 # Keywords by what they hold (JSON Schema 2020-12, section 10): schemas by name, a list of them, or one.
 _BY_NAME = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 _LISTED = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 _ALONE = ("items", "additionalProperties", "contains", "propertyNames", "not", "if", "then", "else")
-# Keywords by which several schemas speak of one object, each of some of its properties.
+# Keywords by which several schemas describe one object, each some of its properties.
 _COMPOSING = ("if", "dependentSchemas", "patternProperties")
 _COMPOSING_BESIDE_PROPERTIES = ("allOf", "anyOf", "oneOf", "$ref")
 
@@ -19,9 +21,9 @@ def narrow(schema: Any) -> Any:
     """
     Narrow *schema*, in place, and return it.
 
-    Integers are kept to what every reader of JSON takes exactly (RFC 8259, section 6), since without an
-    end in sight a model may write digits for ever. Objects that name their properties get no others, unless
-    they say so, or anything in the schema composes objects of parts.
+    Integers get bounds, since a model may write the digits of an unbounded one for ever. An object that names
+    its properties gets no others, unless its schema says so, or anything in the whole schema composes objects
+    of parts.
     """
     schemas = list(_schemas(schema))
     may_close = not any(map(_composes, schemas))
@@ -34,23 +36,23 @@ def narrow(schema: Any) -> Any:
 
 def _schemas(schema: Any) -> Iterator[dict[str, Any]]:
     """Yield *schema* and every schema in it."""
-    left = [schema]
-    while left:
-        each = left.pop()
+    unvisited = [schema]
+    while unvisited:
+        each = unvisited.pop()
         if not isinstance(each, dict):
             continue
         yield each
         for key in _BY_NAME:
             if isinstance(named := each.get(key), dict):
-                left += named.values()
+                unvisited += named.values()
         for key in _LISTED:
             if isinstance(listed := each.get(key), list):
-                left += listed
-        left += [each[key] for key in _ALONE if key in each]
+                unvisited += listed
+        unvisited += [each[key] for key in _ALONE if key in each]
 
 
 def _composes(schema: dict[str, Any]) -> bool:
-    """Whether *schema* and parts of it may speak of the same object."""
+    """Whether *schema* and a part of it may describe the same object."""
     parts = schema.get("allOf")
     return (
         (isinstance(parts, list) and len(parts) > 1)
@@ -60,7 +62,7 @@ def _composes(schema: dict[str, Any]) -> bool:
 
 
 def _names_all(schema: dict[str, Any]) -> bool:
-    """Whether the properties that *schema* names are all that it needs."""
+    """Whether an object of only the properties that *schema* names can keep it."""
     named, required = schema.get("properties"), schema.get("required", [])
     return (
         isinstance(named, dict)
@@ -71,7 +73,7 @@ def _names_all(schema: dict[str, Any]) -> bool:
 
 
 def _bound(schema: dict[str, Any]) -> None:
-    """Give integers the bounds they lack."""
+    """Give *schema*, if it is of an integer, the bounds that it lacks."""
     kinds = schema.get("type")
     kinds = kinds if isinstance(kinds, list) else [kinds]
     if "integer" not in kinds or "number" in kinds:
@@ -79,7 +81,7 @@ def _bound(schema: dict[str, Any]) -> None:
     lower = [schema[key] for key in ("minimum", "exclusiveMinimum") if key in schema]
     upper = [schema[key] for key in ("maximum", "exclusiveMaximum") if key in schema]
     if not all(type(each) in {int, float} for each in lower + upper):
-        return  # the compiler says what is wrong with it
+        return  # llguidance refuses such a bound and says why
     if not lower:
         schema["minimum"] = min([-MAX_INTEGER, *(each - 1 for each in upper)])
     if not upper:

@@ -39,8 +39,8 @@ class LoadedModel:
     Attributes:
         model: maps token ids, shape (batch, n), and a cache to logits, shape (batch, n, vocabulary).
         tokenizer: mlx-lm's wrapper around the model's own.
-        card: what its files say.
-        sampling: what its `generation_config.json` says; every field but `seed` is set.
+        card: what the model's files say of it.
+        sampling: how the model's files advise to sample; every field but `seed` is set.
     """
 
     model: nn.Module
@@ -51,10 +51,10 @@ class LoadedModel:
 
 def load(order: Load) -> LoadedModel:
     """
-    Load what *order* names; it may be downloaded first if it is a hub id that is not cached.
+    Load the model that *order* names; a hub id that is not cached is downloaded first.
 
     Raises:
-        UnfitModel: nothing there can be served; the message is fit for `/readyz`.
+        UnfitModel: the model can't be served; the message says why and is fit for `/readyz`.
     """
     model_id, folder = locate(order.model_path)
     card = read_card(folder, model_id, order.context_length, int(time.time()))
@@ -67,16 +67,16 @@ def load(order: Load) -> LoadedModel:
             f"mlx-lm could not load it ({type(error).__name__}); see the log"
         ) from error
     fold_norms(model)
-    return LoadedModel(model, tokenizer, card, _sampling_defaults(folder))
+    return LoadedModel(model, tokenizer, card, sampling_defaults(folder))
 
 
 def locate(model_path: str | None, setting: str = "MODEL_PATH") -> tuple[str, Path]:
     """
-    Return the model's id and its folder.
+    Return the id and the folder of the model at *model_path*.
 
     Raises:
         UnfitModel: *model_path* is neither a folder nor a hub id that can be had; the message names the
-            *setting* that it comes from.
+            *setting* that holds it.
     """
     if model_path is None:
         return EMBEDDED_ID, EMBEDDED_FOLDER
@@ -89,7 +89,7 @@ def locate(model_path: str | None, setting: str = "MODEL_PATH") -> tuple[str, Pa
 
 
 def _from_hub(hub_id: str) -> Path:
-    """Return the cached snapshot, downloading it first if there is none; then go offline for good."""
+    """Return the folder of a hub id's snapshot, downloaded if none is cached; then go offline for good."""
     import huggingface_hub
 
     try:
@@ -113,7 +113,7 @@ def check_weights(folder: Path) -> None:
     See that every weight file is whole, before MLX maps it.
 
     Raises:
-        UnfitModel: there is none, or one is truncated or no safetensors file at all.
+        UnfitModel: there is no weight file, or one is truncated, or it is no safetensors file at all.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -124,7 +124,7 @@ def check_weights(folder: Path) -> None:
 
 
 def _claimed_size_bytes(file: Path) -> int:
-    """Return the size that a safetensors header claims for its whole file; -1 if it has none."""
+    """Return the size of *file* by its safetensors header; -1 if it has none."""
     with file.open("rb") as stream:
         prefix = stream.read(8)
         if len(prefix) < 8:
@@ -140,8 +140,12 @@ def _claimed_size_bytes(file: Path) -> int:
     return 8 + int(n_header_bytes) + max(ends, default=0)
 
 
-def _sampling_defaults(folder: Path) -> Sampling:
-    """Return the model's own advice; without any, the interface's defaults: temperature 1, all tokens."""
+def sampling_defaults(folder: Path) -> Sampling:
+    """
+    Return how the model's `generation_config.json` advises to sample.
+
+    Without advice, OpenAI's defaults hold: temperature 1, all tokens.
+    """
     file = folder / "generation_config.json"
     advice: dict[str, Any] = {}
     if file.is_file():

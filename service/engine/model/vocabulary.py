@@ -1,4 +1,4 @@
-"""A model's tokens: how many logits there are, what each token is in bytes, what llguidance makes of them."""
+"""A model's tokens: how many there are, what text each is, which are special; the same for llguidance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from service.protocol import Candidate, TokenLogprob
 
 _log = logging.getLogger(__name__)
 
-MIN_LOGPROB = -9999.0  # JSON has no number for minus infinity
+MIN_LOGPROB = (
+    -9999.0
+)  # protocol: OpenAI's number for a token that is very unlikely; JSON has no infinity
 
 
 class Vocabulary:
@@ -25,12 +27,12 @@ class Vocabulary:
 
     Args:
         tokenizer: the model's own.
-        n_logits: the logit width; no token id at or above it may reach the model.
+        n_logits: how many logits the model has; no token id at or above it may reach the model.
 
     Attributes:
         n_logits: the same.
-        n_tokens: ids at or above it are no tokens; at most the logit width.
-        ll_tokenizer: llguidance's view, for grammars; None where it can't read the tokenizer.
+        n_tokens: ids at or above it are no tokens; at most `n_logits`.
+        ll_tokenizer: the tokenizer in llguidance's form, for grammars; None where llguidance can't read it.
     """
 
     def __init__(self, tokenizer: TokenizerWrapper, n_logits: int) -> None:
@@ -46,10 +48,10 @@ class Vocabulary:
             return self.ll_tokenizer.decode_bytes([token])
         return str(self._tokenizer.decode([token])).encode()
 
-    def told(
+    def token_logprob(
         self, token: int, logprob: float | None, top: Sequence[tuple[int, float]]
     ) -> TokenLogprob:
-        """Return a token's log-probability as it is told, and those of the likeliest ones there."""
+        """Return the log-probability of *token*, and the *top* ones in its place, as a message has them."""
         return TokenLogprob(
             self._candidate(token, logprob), tuple(self._candidate(i, value) for i, value in top)
         )
@@ -64,15 +66,15 @@ def special_tokens(tokenizer: TokenizerWrapper) -> dict[int, str]:
     return {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special}
 
 
-class _Spelled:
+class _LiteralTokenizer:
     """
-    A tokenizer as llguidance asks for one, to which special tokens spelled out in a text are letters.
+    A tokenizer as llguidance asks for one, to which a special token spelled out in a text is plain letters.
 
-    By itself it would encode them as what they spell, which no text in a grammar may be.
+    The model's own would encode the spelling as that special token, which no text of a grammar may become.
 
     Args:
         tokenizer: the model's own.
-        known: llguidance's view of it.
+        known: the same in llguidance's form.
     """
 
     def __init__(self, tokenizer: Any, known: LLTokenizer) -> None:
@@ -89,13 +91,15 @@ class _Spelled:
         return self._encoder.encode(text, add_special_tokens=False).ids
 
 
-def _ll_tokenizer(tokenizer: TokenizerWrapper, n: int) -> LLTokenizer | None:
-    own = tokenizer.get_vocab.__self__  # whom the wrapper asks, of the type that llguidance wants
+def _ll_tokenizer(tokenizer: TokenizerWrapper, n_tokens: int) -> LLTokenizer | None:
+    own = (
+        tokenizer.get_vocab.__self__
+    )  # whom mlx-lm's wrapper asks, of the type that llguidance wants
     ends = sorted(tokenizer.eos_token_ids)
     try:
-        known = llguidance.hf.from_tokenizer(own, n_vocab=n, eos_token=ends)
-        spelled = llguidance.TokenizerWrapper(_Spelled(own, known))
-        return LLTokenizer(spelled, n_vocab=n, eos_token=ends)
-    except Exception:  # a tokenizer that isn't a fast one, or that the library doesn't know
+        known = llguidance.hf.from_tokenizer(own, n_vocab=n_tokens, eos_token=ends)
+        literal = llguidance.TokenizerWrapper(_LiteralTokenizer(own, known))
+        return LLTokenizer(literal, n_vocab=n_tokens, eos_token=ends)
+    except Exception:  # not a fast tokenizer, or one that llguidance doesn't know
         _log.warning("answers of this model can't be held to a form", exc_info=True)
         return None

@@ -72,9 +72,9 @@ class Teller:
         if scored is not None:
             first, *others = sequence.tokens
             logprobs = (
-                self._vocabulary.told(first, None, ()),
+                self._vocabulary.token_logprob(first, None, ()),
                 *(
-                    self._vocabulary.told(token, value, top)
+                    self._vocabulary.token_logprob(token, value, top)
                     for token, (value, top) in zip(others, scored, strict=True)
                 ),
             )
@@ -122,7 +122,7 @@ class Teller:
             return None
         report, place = sequence.sampling.reports.popleft()
         value, top = report.read(place)
-        return self._vocabulary.told(token, value, top[: sequence.job.top_logprobs])
+        return self._vocabulary.token_logprob(token, value, top[: sequence.job.top_logprobs])
 
 
 def _says_something(delta: Delta) -> bool:

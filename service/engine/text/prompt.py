@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
-import re
-import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -17,14 +14,22 @@ from jinja2 import TemplateError
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from numpy.typing import NDArray
 
-from service.engine.model.vocabulary import Vocabulary, special_tokens
-from service.protocol import Chat, Job, Prompt, Text, Tokens, Tool, ToolCall, Turn
+from service.engine.model.vocabulary import Vocabulary
+from service.engine.text.chat_template import ChatTemplate, RenderedChat
+from service.protocol import Chat, Job, Prompt, Text, Tokens
 
-Clean = Callable[[str], str]
+MAX_REASON_LENGTH = 200  # characters of a template's refusal that a client is told; taste
 
 
 class RefusedPrompt(Exception):
-    """The job cannot become a prompt for this model, by the caller's fault."""
+    """
+    The job cannot become a prompt for this model, by the caller's fault.
+
+    Attributes:
+        message: what is wrong with it, in a sentence for the caller.
+        param: the request's field that is to blame.
+        code: the error's code on the wire.
+    """
 
     def __init__(self, message: str, *, param: str, code: str) -> None:
         super().__init__(message)
@@ -94,11 +99,8 @@ class Prompter:
         self._context_length = context_length
         self._window = window
         self._vocabulary = vocabulary
-        self._longest_token = max(map(len, tokenizer.get_vocab()))  # in characters
-        specials = sorted(special_tokens(tokenizer).values(), key=len, reverse=True)
-        self._mark = secrets.token_hex(8)  # nobody outside ever sees it
-        self._marked = re.compile(rf"{self._mark}(\d+)\.")
-        self._special = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
+        self._max_token_length = max(map(len, tokenizer.get_vocab()))  # in characters
+        self._template = ChatTemplate(self._tokenizer)
 
     def prepare(self, job: Job) -> Prepared:
         """
@@ -172,10 +174,11 @@ class Prompter:
         text = "#" if not (last.content or "").startswith("#") else "?"
         other = msgspec.structs.replace(last, content=text)
         turns = (*prompt.turns[:-1], other)
-        rendered, hidden = self._hide_and_render(prompt)
-        differs, _ = self._hide_and_render(msgspec.structs.replace(prompt, turns=turns))
-        rest = rendered[_n_alike(rendered, differs) :]
-        n_after = len(self._encode_rendered(rest, hidden, None)) if rest else len(ids)
+        rendered = self._render(prompt)
+        differing = self._render(msgspec.structs.replace(prompt, turns=turns))
+        begin = _n_alike(rendered.text, differing.text)
+        is_known = begin < len(rendered.text)
+        n_after = len(self._encode_pieces(rendered.pieces(begin))) if is_known else len(ids)
         return max(len(ids) - n_after, 0)
 
     def _is_thinking(self, ids: list[int]) -> bool:
@@ -194,62 +197,46 @@ class Prompter:
         )
 
     def _check_length(self, text: str, limit: int | None, param: str) -> None:
-        """Refuse what is far too long before it is encoded."""
-        if limit is not None and len(text) > limit * self._longest_token:
+        """Refuse a *text* that is too long whatever its tokens are, before it is encoded."""
+        if limit is not None and len(text) > limit * self._max_token_length:
             raise self._overflow("far more", param)
 
     def _encode_chat(self, chat: Chat, limit: int | None) -> list[int]:
-        """Render and encode; a special token spelled out in a message stays the text it is."""
         if not self._tokenizer.has_chat_template:
             raise RefusedPrompt(
                 "This model has no chat template.", param="messages", code="chat_not_supported"
             )
-        rendered, hidden = self._hide_and_render(chat)
-        self._check_length(rendered, limit, "messages")
-        return self._encode_rendered(rendered, hidden, limit)
+        rendered = self._render(chat)
+        self._check_length(rendered.text, limit, "messages")
+        return self._encode_pieces(rendered.pieces(), limit)
 
-    def _hide_and_render(self, chat: Chat) -> tuple[str, list[str]]:
-        """Return what the template makes of *chat*, with marks for special tokens spelled out, and these."""
-        hidden: dict[str, int] = {}
-
-        def hide(match: re.Match[str]) -> str:
-            return f"{self._mark}{hidden.setdefault(match.group(), len(hidden))}."
-
-        def clean(text: str) -> str:
-            return self._special.sub(hide, text)
-
-        return self._render(chat, clean), list(hidden)
-
-    def _encode_rendered(self, rendered: str, hidden: list[str], limit: int | None) -> list[int]:
-        literal = [self._encode(text, split_special_tokens=True) for text in hidden]
-        ids: list[int] = []
-        for i, piece in enumerate(self._marked.split(rendered)):
-            ids += self._encode(piece) if i % 2 == 0 else literal[int(piece)]
-            if limit is not None and len(ids) > limit:
-                break
-        return ids
-
-    def _render(self, chat: Chat, clean: Clean) -> str:
-        options = _each_text(json.loads(chat.template_options), clean)
-        if chat.thinking is not None:
-            options["enable_thinking"] = chat.thinking
-        if chat.tools:
-            options["tools"] = [_tool_as_dict(tool, clean) for tool in chat.tools]
+    def _render(self, chat: Chat) -> RenderedChat:
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    [_as_dict(turn, clean) for turn in chat.turns],
-                    **options,
-                    tokenize=False,
-                    add_generation_prompt=True,
-                )
-            )
+            return self._template.render(chat)
         except (TemplateError, TypeError, KeyError, ValueError) as error:
+            reason = str(error)[:MAX_REASON_LENGTH]
             raise RefusedPrompt(
-                f"The model's chat template refuses these messages: {str(error)[:200]}",
+                f"The model's chat template refuses these messages: {reason}",
                 param="messages",
                 code="template_refused",
             ) from error
+
+    def _encode_pieces(
+        self, pieces: Iterable[tuple[str, bool]], limit: int | None = None
+    ) -> list[int]:
+        """Return the token ids of a rendered chat, and no more pieces than it takes to pass the *limit*."""
+        literals: dict[str, list[int]] = {}
+        ids: list[int] = []
+        for text, is_literal in pieces:
+            if not is_literal:
+                ids += self._encode(text)
+            else:
+                if text not in literals:
+                    literals[text] = self._encode(text, split_special_tokens=True)
+                ids += literals[text]
+            if limit is not None and len(ids) > limit:
+                break
+        return ids
 
     def _encode(
         self, text: str, *, add_special_tokens: bool = False, split_special_tokens: bool = False
@@ -277,45 +264,3 @@ def _characters(text: str) -> NDArray[np.uint32]:
 def _param(prompt: Prompt) -> str:
     """Return the request's field that holds a prompt like this."""
     return "messages" if isinstance(prompt, Chat) else "prompt"
-
-
-def _as_dict(turn: Turn, clean: Clean) -> dict[str, Any]:
-    """Return *turn* as chat templates want it: plain dictionaries, keys left out where nothing is."""
-    found: dict[str, Any] = {
-        "role": turn.role,
-        "content": None if turn.content is None else clean(turn.content),
-    }
-    if turn.name is not None:
-        found["name"] = clean(turn.name)
-    if turn.tool_call_id is not None:
-        found["tool_call_id"] = clean(turn.tool_call_id)
-    if turn.tool_calls:
-        found["tool_calls"] = [_call_as_dict(call, clean) for call in turn.tool_calls]
-    return found
-
-
-def _call_as_dict(call: ToolCall, clean: Clean) -> dict[str, Any]:
-    arguments = _each_text(json.loads(call.arguments), clean)
-    function = {"name": clean(call.name), "arguments": arguments}
-    return {"id": clean(call.id), "type": "function", "function": function}
-
-
-def _tool_as_dict(tool: Tool, clean: Clean) -> dict[str, Any]:
-    """Return *tool* as chat templates want it, which is as OpenAI's chats have it."""
-    function: dict[str, Any] = {
-        "name": clean(tool.name),
-        "description": clean(tool.description or ""),
-        "parameters": _each_text(json.loads(tool.parameters), clean),
-    }
-    return {"type": "function", "function": function}
-
-
-def _each_text(value: Any, clean: Clean) -> Any:
-    """Return *value*, decoded JSON, with every text in it cleaned."""
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, list):
-        return [_each_text(item, clean) for item in value]
-    if isinstance(value, dict):
-        return {clean(key): _each_text(item, clean) for key, item in value.items()}
-    return value

@@ -11,21 +11,21 @@ from service.fleet.ticket import Ticket
 from service.openai import completions
 from service.openai.usage import Usage
 from service.web import sse
-from service.web.desk import Desk, collect
+from service.web.intake import Intake, collect
 
 
 class Completions:
     """Continues texts, whole or as a stream."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Check, admit, submit, and translate what comes; every refusal comes before any header."""
-        body = await self._desk.read(req, "completion-request")
-        card = self._desk.card(body["model"])
+        body = await self._intake.read(req, "completion-request")
+        card = self._intake.card(body["model"])
         asked = completions.parse(body)
-        ticket = await self._desk.submit(req, card, asked.jobs, asked.priority)
+        ticket = await self._intake.submit(req, card, asked.jobs, asked.priority)
         lengths = await ticket.accepted()
         answer = completions.CompletionAnswer(
             card.id,
@@ -40,9 +40,9 @@ class Completions:
         )
         if asked.is_stream:
             chunks = _chunks(ticket, answer)
-            self._desk.stream(resp, sse.stream(chunks, self._desk.note_broken))
+            self._intake.stream(resp, sse.stream(chunks, self._intake.note_broken))
         else:
-            self._desk.send(resp, answer.completion(await collect(ticket)))
+            self._intake.send(resp, answer.completion(await collect(ticket)))
 
 
 async def _chunks(

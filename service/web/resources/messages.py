@@ -13,43 +13,43 @@ from service.anthropic.answer import PING, MessageAnswer
 from service.fleet.ticket import Ticket
 from service.openai.usage import Usage
 from service.web import sse
-from service.web.desk import Desk, collect
 from service.web.failures import explained
+from service.web.intake import Intake, collect
 
 
 class Messages:
     """Answers a conversation, whole or as a stream, or counts what it would take to read it."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Check, admit, submit, and translate what comes; every refusal comes before any header."""
-        body = await self._desk.read(req, "messages-request")
-        card = self._desk.card(body["model"])
+        body = await self._intake.read(req, "messages-request")
+        card = self._intake.card(body["model"])
         asked = messages.parse(body, card)
-        ticket = await self._desk.submit(req, card, [asked.job], asked.priority)
+        ticket = await self._intake.submit(req, card, [asked.job], asked.priority)
         (n_prompt_tokens,) = await ticket.accepted()
         answer = MessageAnswer(card.id, Usage(n_prompt_tokens))
         if asked.is_stream:
             events = sse.stream(
                 _events(ticket, answer),
-                self._desk.note_broken,
+                self._intake.note_broken,
                 encode=sse.named_event,
                 explain=functools.partial(explained, path=req.path),
                 end=b"",
             )
-            self._desk.stream(resp, events)
+            self._intake.stream(resp, events)
         else:
             (deltas,) = await collect(ticket)
-            self._desk.send(resp, answer.message(deltas))
+            self._intake.send(resp, answer.message(deltas))
 
     async def on_post_count_tokens(self, req: Request, resp: Response) -> None:
         """Count the tokens of the prompt; nothing is generated, so it needs no permit."""
-        body = await self._desk.read(req, "message-tokens-request")
-        card = self._desk.card(body["model"])
-        tokenized = await self._desk.tokenize(card, messages.prompt(body, card))
-        self._desk.send(resp, {"input_tokens": len(tokenized.ids)})
+        body = await self._intake.read(req, "message-tokens-request")
+        card = self._intake.card(body["model"])
+        tokenized = await self._intake.tokenize(card, messages.prompt(body, card))
+        self._intake.send(resp, {"input_tokens": len(tokenized.ids)})
 
 
 async def _events(ticket: Ticket, answer: MessageAnswer) -> AsyncIterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ from service.openai.response_events import Event, ResponseAnswer
 from service.openai.usage import Usage
 from service.web import sse
 from service.web.archive import Archive
-from service.web.desk import Desk
+from service.web.intake import Intake
 
 
 class _Cancelled(ServiceError):
@@ -39,18 +39,18 @@ class _Running:
 class Responses:
     """Makes responses, and remembers those that shall be kept."""
 
-    def __init__(self, desk: Desk, archive: Archive) -> None:
-        self._desk = desk
+    def __init__(self, intake: Intake, archive: Archive) -> None:
+        self._intake = intake
         self._archive = archive
         self._running: dict[str, _Running] = {}
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Check, admit, submit, and translate what comes; every refusal comes before any header."""
-        body = await self._desk.read(req, "response-request")
-        card = self._desk.card(body["model"])
+        body = await self._intake.read(req, "response-request")
+        card = self._intake.card(body["model"])
         with responses.own_names():
             asked = responses.parse(body, card, self._archive)
-            ticket = await self._desk.submit(req, card, [asked.job], asked.priority)
+            ticket = await self._intake.submit(req, card, [asked.job], asked.priority)
             (n_prompt_tokens,) = await ticket.accepted()
         usage = Usage(n_prompt_tokens, waited_s=ticket.waited_s)
         answer = ResponseAnswer(card.id, asked, usage)
@@ -58,32 +58,32 @@ class Responses:
         if asked.is_stream:
             stream = sse.stream(
                 events,
-                self._desk.note_broken,
+                self._intake.note_broken,
                 encode=sse.named_event,
                 explain=answer.failed,
                 end=b"",
             )
-            self._desk.stream(resp, stream)
+            self._intake.stream(resp, stream)
             return
         async for _ in events:
             pass
-        self._desk.send(resp, answer.body())
+        self._intake.send(resp, answer.body())
 
     async def on_post_tokens(self, req: Request, resp: Response) -> None:
         """Count the tokens of a request's prompt; nothing is generated."""
-        body = await self._desk.read(req, "response-request")
-        card = self._desk.card(body["model"])
+        body = await self._intake.read(req, "response-request")
+        card = self._intake.card(body["model"])
         with responses.own_names():
             asked = responses.parse(body, card, self._archive)
-            found = await self._desk.tokenize(card, asked.job.prompt)
+            found = await self._intake.tokenize(card, asked.job.prompt)
         count = {"object": "response.input_tokens", "input_tokens": len(found.ids)}
-        self._desk.send(resp, count)
+        self._intake.send(resp, count)
 
     async def on_get_one(self, req: Request, resp: Response, response_id: str) -> None:  # noqa: ARG002
         """Return a response that is kept, or will be: then as far as it has come."""
         running = self._running.get(response_id)
         if running is not None and running.answer.asked.is_kept:
-            self._desk.send(resp, running.answer.body())
+            self._intake.send(resp, running.answer.body())
             return
         resp.data = self._archive.body(response_id)
         resp.content_type = falcon.MEDIA_JSON
@@ -94,7 +94,7 @@ class Responses:
         """Forget a response; what continues it is then without it, too."""
         if not self._archive.forget(response_id):
             raise _not_found()
-        self._desk.send(resp, {"id": response_id, "object": "response", "deleted": True})
+        self._intake.send(resp, {"id": response_id, "object": "response", "deleted": True})
 
     async def on_get_items(self, req: Request, resp: Response, response_id: str) -> None:
         """List the items that a response answers, those before its own request included."""
@@ -102,7 +102,7 @@ class Responses:
         if found is None:
             raise _not_found()
         query = {name: str(value) for name, value in req.params.items()}
-        self._desk.send(resp, response_items.page(found, query))
+        self._intake.send(resp, response_items.page(found, query))
 
     async def on_post_cancel(self, req: Request, resp: Response, response_id: str) -> None:  # noqa: ARG002
         """Stop a response where it is; who waits for it gets what there is."""
@@ -115,7 +115,7 @@ class Responses:
         running.ticket.close()
         running.ticket.put(_Cancelled("The response was cancelled."))
         self._keep(running.answer)
-        self._desk.send(resp, running.answer.body())
+        self._intake.send(resp, running.answer.body())
 
     def _begun(self, req: Request, ticket: Ticket, answer: ResponseAnswer) -> _Running:
         """Note a response as running until its request has left, by whatever way."""

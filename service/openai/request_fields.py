@@ -1,5 +1,5 @@
 """
-What requests of every endpoint have in common: how to sample, when to stop, which tools, what form.
+The request fields that all endpoints share: how to sample, when to stop, which tools, what form.
 
 Pure translation, like all of this folder; the bodies have passed their contracts before they come here.
 """
@@ -16,9 +16,9 @@ from service.errors import InvalidRequest, UnsupportedParameter
 from service.openai.body import MAX_DEPTH, decode
 from service.protocol import Chat, Constraint, ConstraintKind, Job, ModelCard, Sampling, Tool, Turn
 
-MAX_FORM_BYTES = 64 * 1024
-MAX_SCHEMA_DEPTH = 32
-MAX_SEED = 2**63 - 1
+MAX_FORM_BYTES = 64 * 1024  # taste
+MAX_SCHEMA_DEPTH = 32  # taste
+MAX_SEED = 2**63 - 1  # protocol: the largest that the contract takes
 # Names by which a chat template gets its essentials, and those by which the tokenizer is told how to
 # render it; a request may not put its own in their place.
 RESERVED = frozenset(
@@ -87,8 +87,8 @@ def several(job: Job, n: int) -> tuple[Job, ...]:
     if seed is None:
         return (job,) * n
     seeds = [(seed + i) & MAX_SEED for i in range(n)]
-    wishes = [replace(job.sampling, seed=each) for each in seeds]
-    return tuple(replace(job, sampling=each) for each in wishes)
+    samplings = [replace(job.sampling, seed=each) for each in seeds]
+    return tuple(replace(job, sampling=each) for each in samplings)
 
 
 def chat(

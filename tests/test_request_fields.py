@@ -7,8 +7,8 @@ import pytest
 from msgspec.structs import replace
 
 from service.errors import InvalidRequest, UnsupportedParameter
-from service.openai import wishes
-from service.openai.wishes import MAX_FORM_BYTES, MAX_SCHEMA_DEPTH, MAX_SEED, RESERVED
+from service.openai import request_fields
+from service.openai.request_fields import MAX_FORM_BYTES, MAX_SCHEMA_DEPTH, MAX_SEED, RESERVED
 from service.protocol import Chat, Constraint, Job, ModelCard, Sampling, Text, Tool, Turn
 
 CARD = ModelCard("org/m", "gemma", "A model.", 8192, 1, knows_tools=True, knows_thinking=True)
@@ -36,13 +36,13 @@ def nested(depth: int) -> dict[str, Any]:
 
 def chat(body: dict[str, Any], card: ModelCard = CARD) -> Chat:
     """Return the prompt that *body* makes of a greeting."""
-    return wishes.chat(TURNS, (), body, card)
+    return request_fields.chat(TURNS, (), body, card)
 
 
 def refusal(body: dict[str, Any]) -> tuple[str | None, str]:
     """Return place and code of the error that the form in *body* is refused with."""
     with pytest.raises(InvalidRequest) as caught:
-        wishes.constraint(body)
+        request_fields.constraint(body)
     return caught.value.param, caught.value.code
 
 
@@ -53,8 +53,8 @@ def test_sampling_when_nothing_is_asked_for() -> None:
     """All is left to the model's own settings."""
     assert (
         Sampling()
-        == wishes.sampling({})
-        == wishes.sampling(dict.fromkeys(Sampling.__struct_fields__))
+        == request_fields.sampling({})
+        == request_fields.sampling(dict.fromkeys(Sampling.__struct_fields__))
     )
 
 
@@ -68,13 +68,13 @@ def test_sampling_is_kept(field: str, value: float) -> None:
     """Each field arrives as it was sent; zero is a value and not an absence."""
     change: dict[str, Any] = {field: value}
 
-    assert Sampling(**change) == wishes.sampling(change)
+    assert Sampling(**change) == request_fields.sampling(change)
 
 
 @pytest.mark.parametrize("field", ["top_k", "seed"])
 def test_whole_number_when_written_as_float(field: str) -> None:
     """To JSON Schema 2.0 is an integer; the engine gets a real one."""
-    found = getattr(wishes.sampling({field: 2.0}), field)
+    found = getattr(request_fields.sampling({field: 2.0}), field)
 
     assert (2, int) == (found, type(found))
 
@@ -83,7 +83,7 @@ def test_bias_by_token() -> None:
     """Keys of JSON are text, tokens are numbers."""
     bias = {"5": -100, "0": 0.5, "1234567890": 100}
 
-    assert ((5, -100), (0, 0.5), (1234567890, 100)) == wishes.sampling(
+    assert ((5, -100), (0, 0.5), (1234567890, 100)) == request_fields.sampling(
         {"logit_bias": bias}
     ).logit_bias
 
@@ -94,8 +94,8 @@ def test_bias_by_token() -> None:
 )
 def test_stop_as_text_or_list(stop: object, expected: tuple[str, ...]) -> None:
     """One text is a list of one; it is not taken apart."""
-    assert expected == wishes.stops({"stop": stop})
-    assert expected == wishes.stops({"stop_sequences": stop}, "stop_sequences")
+    assert expected == request_fields.stops({"stop": stop})
+    assert expected == request_fields.stops({"stop_sequences": stop}, "stop_sequences")
 
 
 @pytest.mark.parametrize(
@@ -103,24 +103,24 @@ def test_stop_as_text_or_list(stop: object, expected: tuple[str, ...]) -> None:
 )
 def test_priority_is_a_number(given: float | None, expected: int) -> None:
     """Null is the same as nothing, and that is 0; a whole number is one however it is written."""
-    found = wishes.priority({"priority": given})
+    found = request_fields.priority({"priority": given})
 
     assert (expected, int) == (found, type(found))
-    assert 0 == wishes.priority({})
+    assert 0 == request_fields.priority({})
 
 
 def test_several_without_a_seed() -> None:
     """Without a seed the jobs are alike; chance tells their answers apart."""
     job = Job(Text("x"))
 
-    assert (job, job, job) == wishes.several(job, 3)
+    assert (job, job, job) == request_fields.several(job, 3)
 
 
 @pytest.mark.parametrize("seed", [0, 7, MAX_SEED - 1, MAX_SEED])
 def test_several_with_a_seed(seed: int) -> None:
     """The first answer is the one that the seed gives alone; each has a seed of its own, in range."""
     job = Job(Text("x"), Sampling(seed=seed))
-    seeds = [each.sampling.seed for each in wishes.several(job, 8)]
+    seeds = [each.sampling.seed for each in request_fields.several(job, 8)]
 
     assert seed == seeds[0]
     assert 8 == len(set(seeds))
@@ -219,7 +219,7 @@ def test_effort_of_a_model_that_does_not_think() -> None:
 )  # fmt: skip
 def test_form_in_all_words(body: dict[str, Any], expected: tuple[Any, str, str] | None) -> None:
     """OpenAI's words and vLLM's, new and old, lead to one form, whose place in the request is known."""
-    assert (Constraint(*expected) if expected else None) == wishes.constraint(body)
+    assert (Constraint(*expected) if expected else None) == request_fields.constraint(body)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_schema_that_refers_to_itself() -> None:
     """References inside are the schema's own business, and a property may have that name."""
     schema = {"$ref": "#/$defs/a", "$defs": {"a": {"properties": {"$ref": {"type": "null"}}}}}
 
-    assert wishes.schema_constraint(schema, "x") == Constraint(
+    assert request_fields.schema_constraint(schema, "x") == Constraint(
         "json_schema", json.dumps(schema), "x"
     )
 
@@ -268,8 +268,8 @@ def test_schema_at_its_limits() -> None:
     """So deep and so large, and no more."""
     padded = {"description": "x" * (MAX_FORM_BYTES - len('{"description": ""}'))}
 
-    assert wishes.schema_constraint(nested(MAX_SCHEMA_DEPTH), "x")
-    assert wishes.schema_constraint(padded, "x")
+    assert request_fields.schema_constraint(nested(MAX_SCHEMA_DEPTH), "x")
+    assert request_fields.schema_constraint(padded, "x")
     assert ("guided_json", "invalid_json_schema") == refusal({"guided_json": nested(33)})
     assert ("guided_json", "invalid_json_schema") == refusal({"guided_json": nested(60)})
     padded["description"] += "x"
@@ -286,7 +286,7 @@ def test_schema_at_its_limits() -> None:
 )
 def test_form_at_its_limit(name: str, fits: object, is_over: object) -> None:
     """No form is so large that compiling it would keep the others waiting."""
-    assert wishes.constraint({name: fits})
+    assert request_fields.constraint({name: fits})
     assert (name, "invalid_grammar") == refusal({name: is_over})
 
 
@@ -307,15 +307,17 @@ def test_tools_with_all_and_with_nothing() -> None:
         ]
     }  # fmt: skip
 
-    assert (Tool("f"), Tool("g", "G.", json.dumps(SCHEMA), strict=True)) == wishes.tools(body)
-    assert () == wishes.tools({"tools": None}) == wishes.tools({})
+    assert (Tool("f"), Tool("g", "G.", json.dumps(SCHEMA), strict=True)) == request_fields.tools(
+        body
+    )
+    assert () == request_fields.tools({"tools": None}) == request_fields.tools({})
 
 
 def test_tool_whose_schema_refers_elsewhere() -> None:
     """The place of the schema is told, and nothing is fetched."""
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"$ref": "http://x/"}}}]
     with pytest.raises(InvalidRequest) as caught:
-        wishes.tools({"tools": tools})
+        request_fields.tools({"tools": tools})
 
     assert "tools.0.function.parameters" == caught.value.param
 
@@ -323,7 +325,7 @@ def test_tool_whose_schema_refers_elsewhere() -> None:
 def test_tools_of_one_name() -> None:
     """A call by that name could mean either."""
     with pytest.raises(InvalidRequest) as caught:
-        wishes.distinct([*TOOLS, TOOLS[0]])
+        request_fields.distinct([*TOOLS, TOOLS[0]])
 
     assert "tools" == caught.value.param
 
@@ -340,14 +342,14 @@ def test_tools_of_one_name() -> None:
 )
 def test_choice_of_tools(choice: str | None, expected: object) -> None:
     """What is offered, and of what one must be called."""
-    assert expected == wishes.chosen(choice, TOOLS)
+    assert expected == request_fields.chosen(choice, TOOLS)
 
 
 @pytest.mark.parametrize(("choice", "tools"), [("required", ()), (":x", TOOLS), (":", TOOLS)])
 def test_choice_that_cannot_be_met(choice: str, tools: tuple[Tool, ...]) -> None:
     """Nobody can call what is not offered."""
     with pytest.raises(InvalidRequest) as caught:
-        wishes.chosen(choice, tools)
+        request_fields.chosen(choice, tools)
 
     assert "tool_choice" == caught.value.param
 
@@ -358,13 +360,13 @@ def test_choice_that_cannot_be_met(choice: str, tools: tuple[Tool, ...]) -> None
 @pytest.mark.parametrize("value", [None, [], "a"])
 def test_field_not_built_when_harmless(value: object) -> None:
     """Null, nothing, and the values in the table change no answer."""
-    wishes.refuse({"x": value} if value != [] else {}, {"x": ("a", "b")})
+    request_fields.refuse({"x": value} if value != [] else {}, {"x": ("a", "b")})
 
 
 @pytest.mark.parametrize("value", ["c", False, 0, [], {}])
 def test_field_not_built_when_it_matters(value: object) -> None:
     """Any other value would have changed the answer, and is told by its name."""
     with pytest.raises(UnsupportedParameter) as caught:
-        wishes.refuse({"x": value}, {"x": ("a",)})
+        request_fields.refuse({"x": value}, {"x": ("a",)})
 
     assert ("x", "unsupported_parameter") == (caught.value.param, caught.value.code)

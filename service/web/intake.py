@@ -30,7 +30,7 @@ from service.web import sse
 _log = logging.getLogger(__name__)
 
 
-class Desk:
+class Intake:
     """
     Takes requests in and sends answers out.
 

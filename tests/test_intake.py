@@ -15,7 +15,7 @@ from service.fleet.supervisor import Supervisor
 from service.fleet.ticket import Ticket
 from service.protocol import Delta, Job, ModelCard, Text
 from service.telemetry import Metrics
-from service.web.desk import Desk, collect
+from service.web.intake import Intake, collect
 
 CARD = ModelCard("org/gemma-3-4b", "gemma", "A model.", 8192, 1)
 JOBS = (Job(Text("a")), Job(Text("b")))
@@ -23,7 +23,7 @@ JOBS = (Job(Text("a")), Job(Text("b")))
 
 class Engine:
     """
-    What a desk needs of a supervisor.
+    What an intake needs of a supervisor.
 
     Attributes:
         lifecycle: the model's states.
@@ -49,12 +49,12 @@ class Engine:
 
 
 class Case:
-    """A desk with one permit and one place in its queue, and what it works with."""
+    """An intake with one permit and one place in its queue, and what it works with."""
 
     def __init__(self) -> None:
         self.engine = Engine()
         self.metrics = Metrics()
-        self.desk = Desk(
+        self.intake = Intake(
             cast(Supervisor, self.engine), Admission(1, 1, 5.0, self.metrics), self.metrics
         )
 
@@ -65,7 +65,7 @@ class Case:
 
 
 def request() -> Any:
-    """Return a request as far as a desk looks at it."""
+    """Return a request as far as an intake looks at it."""
     return SimpleNamespace(path="/v1/x", scope={"exchange": SimpleNamespace(leaving=ExitStack())})
 
 
@@ -78,12 +78,12 @@ def test_card_by_any_of_its_names() -> None:
     """The model that is meant, once there is one."""
     case = Case()
     with pytest.raises(ModelNotReady):
-        case.desk.card("gemma")
+        case.intake.card("gemma")
     case.engine.be_ready()
 
-    assert CARD == case.desk.card("gemma") == case.desk.card(CARD.id)
+    assert CARD == case.intake.card("gemma") == case.intake.card(CARD.id)
     with pytest.raises(ModelNotFound):
-        case.desk.card("llama")
+        case.intake.card("llama")
 
 
 def test_submit_holds_a_permit_until_the_request_ends() -> None:
@@ -91,7 +91,7 @@ def test_submit_holds_a_permit_until_the_request_ends() -> None:
     case, req = Case(), request()
 
     async def scenario() -> None:
-        ticket = await case.desk.submit(req, CARD, JOBS, 0)
+        ticket = await case.intake.submit(req, CARD, JOBS, 0)
         assert (range(2), 1) == (ticket.numbers, case.n_permits_in_use)
         assert 0 <= ticket.waited_s < 1
         leave(req)
@@ -106,11 +106,11 @@ def test_submit_waits_for_its_turn() -> None:
     case, first, second = Case(), request(), request()
 
     async def scenario() -> float:
-        await case.desk.submit(first, CARD, JOBS, 0)
-        waiting = asyncio.create_task(case.desk.submit(second, CARD, JOBS, 0))
+        await case.intake.submit(first, CARD, JOBS, 0)
+        waiting = asyncio.create_task(case.intake.submit(second, CARD, JOBS, 0))
         await asyncio.sleep(0.05)
         with pytest.raises(QueueFull):
-            await case.desk.submit(request(), CARD, JOBS, -1)
+            await case.intake.submit(request(), CARD, JOBS, -1)
         leave(first)
         return (await waiting).waited_s
 
@@ -125,7 +125,7 @@ def test_submit_when_the_engine_is_gone() -> None:
     case.engine.error = ModelNotReady("gone")
 
     async def scenario() -> None:
-        await case.desk.submit(req, CARD, JOBS, 0)
+        await case.intake.submit(req, CARD, JOBS, 0)
 
     with pytest.raises(ModelNotReady):
         asyncio.run(scenario())
@@ -137,8 +137,8 @@ def test_submit_when_the_engine_is_gone() -> None:
 def test_broken_streams_are_counted_by_code() -> None:
     """Their status was 200, so nothing else tells of them."""
     case = Case()
-    case.desk.note_broken("engine_died")
-    case.desk.note_broken("engine_died")
+    case.intake.note_broken("engine_died")
+    case.intake.note_broken("engine_died")
 
     assert 2 == case.metrics.registry.get_sample_value(
         "tier3a_streams_broken_total", {"code": "engine_died"}
