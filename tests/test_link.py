@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 import uvloop
 
-from service.fleet.link import Link
+from service.fleet.link import BUFFER_BYTES, Link, socket_pair
 from service.protocol import Cancel, FrameSplitter, Step, Text, Tokenize, frame, to_engine_decoder
 
 NONSENSE = struct.pack(">I", 3) + b"\xc1\xc1\xc1"
@@ -57,7 +57,7 @@ class Heard:
 @asynccontextmanager
 async def linked() -> AsyncIterator[Heard]:
     """Make a link over a real socket pair; the other end is closed in the end."""
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket_pair()
     with theirs:
         heard = Heard(theirs)
         await asyncio.get_running_loop().create_connection(lambda: heard.link, sock=ours)
@@ -169,3 +169,11 @@ def test_link_that_ends_before_it_is_made() -> None:
         return ends
 
     assert [None] == asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("option", ["SO_SNDBUF", "SO_RCVBUF"])
+def test_both_ends_have_room_for_several_steps(option: str) -> None:
+    """Whatever the system's own sizes are: 8 KB on a Mac."""
+    for end in socket_pair():
+        with end:
+            assert BUFFER_BYTES <= end.getsockopt(socket.SOL_SOCKET, getattr(socket, option))

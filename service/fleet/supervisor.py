@@ -28,7 +28,7 @@ from typing import Any
 
 from service.errors import EngineDied, InternalError, InvalidRequest, ServiceError, ShuttingDown
 from service.fleet.lifecycle import RETRY_AFTER_S, Lifecycle, State
-from service.fleet.link import Link
+from service.fleet.link import Link, socket_pair
 from service.fleet.ticket import Ticket
 from service.protocol import (
     Accepted,
@@ -227,7 +227,7 @@ class Supervisor:
         """Run one engine process to its end; return why it ended."""
         self._load_failure = None
         self._healthy_since_s = None
-        ours, theirs = socket.socketpair()
+        ours, theirs = socket_pair()
         try:
             with theirs:
                 process = await self._spawn(theirs)
