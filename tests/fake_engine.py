@@ -78,6 +78,11 @@ class Engine:
         except OSError:
             return
 
+    def hang_up(self) -> None:
+        """End the conversation, and live on for a while."""
+        self._connection.shutdown(socket.SHUT_WR)
+        time.sleep(60)
+
     def messages(self) -> Iterator[ToEngine]:
         """Yield what the other side says, until its end closes."""
         while True:
@@ -198,6 +203,17 @@ def ignore_the_end(engine: Engine) -> None:
     time.sleep(60)
 
 
+def hang_up_loading(engine: Engine) -> None:
+    """Say no more, before anything is loaded, and go on as a process."""
+    engine.hang_up()
+
+
+def hang_up_warming(engine: Engine) -> None:
+    """Load, then say no more and go on as a process."""
+    engine.send(Loaded(CARD))
+    engine.hang_up()
+
+
 def answer(engine: Engine, ticket: int, text: str) -> None:
     """Answer word by word, all in one piece."""
     words = text.split()
@@ -254,6 +270,30 @@ def die(engine: Engine, ticket: int, text: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def hang_up(engine: Engine, ticket: int, text: str) -> None:
+    """End the conversation after the first word, and live on."""
+    begin(engine, ticket, text)
+    engine.hang_up()
+
+
+def babble(engine: Engine, ticket: int, text: str) -> None:
+    """Say what is no message after the first word, and live on."""
+    begin(engine, ticket, text)
+    engine.send_raw(struct.pack(">I", 3) + b"\xc1\xc1\xc1")
+    time.sleep(60)
+
+
+def leave_an_heir(engine: Engine, ticket: int, text: str) -> None:
+    """Crash after the first word, while a child of this process still holds the socket."""
+    begin(engine, ticket, text)
+    heir = os.fork()
+    if not heir:
+        time.sleep(60)
+        os._exit(0)
+    engine.note(f"heir {heir}")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 BEHAVIOURS: dict[str, Callable[[Engine], None]] = {
     "normal": loaded_and_warm,
     "load-failed": fail_to_load,
@@ -268,6 +308,8 @@ BEHAVIOURS: dict[str, Callable[[Engine], None]] = {
     "unknown-message": speak_strangely,
     "over-large-frame": speak_endlessly,
     "ignores-eof": ignore_the_end,
+    "hangs-up-loading": hang_up_loading,
+    "hangs-up-warming": hang_up_warming,
 }
 JOBS: dict[str, Callable[[Engine, int, str], None]] = {
     "REJECT": reject,
@@ -277,6 +319,9 @@ JOBS: dict[str, Callable[[Engine, int, str], None]] = {
     "HANG": hang,
     "TOIL": toil,
     "DIE": die,
+    "HANG UP": hang_up,
+    "BABBLE": babble,
+    "HEIR": leave_an_heir,
 }
 
 if __name__ == "__main__":

@@ -113,7 +113,9 @@ def test_first_two_commands_are_one_line_each() -> None:
     assert "n == 2" in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("document", ["README.md", "service/README.md", "contracts/README.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "service/README.md", "contracts/README.md", "tests/README.md"]
+)
 def test_paths_that_documents_name_exist(document: str) -> None:
     """A file or folder in backticks is there."""
     text = (ROOT / document).read_text("utf-8")

@@ -199,6 +199,21 @@ def test_second_life_begins_cold() -> None:
     assert (False, OTHER) == (model.warmup_completed, model.healthy_card)
 
 
+def test_reason_is_explained_later() -> None:
+    """What the engine died of replaces the first word of its death, and is no second death."""
+    model = model_in(State.FAILED)
+    model.explained("killed by SIGKILL")
+
+    assert (State.FAILED, "killed by SIGKILL") == (model.state, model.reason)
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.FAILED])
+def test_only_a_death_is_explained(state: State) -> None:
+    """Where none was told, an explanation is a bug of ours."""
+    with pytest.raises(AssertionError):
+        model_in(state).explained("killed by SIGKILL")
+
+
 def test_reasons_do_not_pile_up() -> None:
     """However often it dies, the reason tells the last death alone."""
     model = Lifecycle(warmup_enabled=True)

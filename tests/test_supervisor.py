@@ -60,10 +60,23 @@ class Remembering(Lifecycle):
         super().__init__(warmup_enabled=True)
         self.passed = [self.state]
         self.reasons = [self.reason]
+        self._awaited: dict[State, asyncio.Event] = {}
+
+    async def comes_to(self, state: State) -> None:
+        """Return in the turn after the one in which *state* is reached."""
+        if self.state is not state:
+            await self._awaited.setdefault(state, asyncio.Event()).wait()
 
     def _move(self, to: State, reason: str | None) -> None:
         super()._move(to, reason)
         self.passed.append(to)
+        self.reasons.append(reason)
+        if awaited := self._awaited.pop(to, None):
+            awaited.set()
+
+    def explained(self, reason: str) -> None:
+        """Remember the reason as well that comes later."""
+        super().explained(reason)
         self.reasons.append(reason)
 
 
@@ -139,7 +152,8 @@ async def until(condition: Callable[[], object]) -> None:
 
 async def until_state(house: House, state: State) -> None:
     """Wait until the model is in *state*."""
-    await until(lambda: house.model.state is state)
+    async with asyncio.timeout(LIMIT_S):
+        await house.model.comes_to(state)
 
 
 @contextlib.asynccontextmanager
@@ -256,7 +270,7 @@ def test_jobs_of_one_request(journal: Path) -> None:
             ticket = house.submit("a b", "c", "d e f")
             lengths = await ticket.accepted()
             found = [(ticket.index_of(d), d.text) async for d in ticket.deltas(LIMIT_S) if d]
-            assert {} == house.supervisor._tickets
+            assert 0 == house.supervisor.n_owed
             return lengths, found
 
     lengths, found = asyncio.run(scenario())
@@ -279,8 +293,9 @@ def test_jobs_of_one_request_when_one_goes_wrong(bad: str, journal: Path) -> Non
             assert isinstance(error, InvalidRequest if bad == "REJECT" else InternalError)
             ticket.close()
             ticket.close()
-            assert {} == house.supervisor._tickets
+            assert 2 == house.supervisor.n_owed  # cancels, which the engine has not answered yet
             assert (["later"], None) == await outcome(house.submit("later"))
+            assert 0 == house.supervisor.n_owed
 
     asyncio.run(scenario())
 
@@ -303,7 +318,7 @@ def test_questions_about_tokens(journal: Path) -> None:
             assert ((104, 195, 169), (b"h", b"\xc3", b"\xa9")) == (hello.ids, hello.pieces)
             assert ("hé", ()) == (text, none.ids)
             assert (["fine"], None) == await outcome(job)
-            assert {} == house.supervisor._questions
+            assert 0 == house.supervisor.n_owed
 
     asyncio.run(scenario())
 
@@ -318,7 +333,7 @@ def test_question_when_it_is_refused_or_breaks(journal: Path) -> None:
             for text, error in (("REJECT", InvalidRequest), ("FAIL", InternalError)):
                 with pytest.raises(error):
                     await house.supervisor.tokenize(Text(text))
-            assert {} == house.supervisor._questions
+            assert 0 == house.supervisor.n_owed
             assert "ok" == await house.supervisor.detokenize((111, 107))
 
     asyncio.run(scenario())
@@ -333,7 +348,7 @@ def test_question_when_nobody_answers(journal: Path) -> None:
             await until_state(house, R)
             with pytest.raises(EngineDied):
                 await asyncio.wait_for(house.supervisor.tokenize(Text("SILENT")), LIMIT_S)
-            assert {} == house.supervisor._questions
+            assert 0 == house.supervisor.n_owed
 
     asyncio.run(scenario())
 
@@ -349,7 +364,7 @@ def test_question_when_whoever_asked_is_gone(journal: Path) -> None:
             await asyncio.sleep(0)
             asking.cancel()
             await asyncio.wait({asking})
-            assert {} == house.supervisor._questions
+            assert 0 == house.supervisor.n_owed
             assert (["later"], None) == await outcome(house.submit("later"))
 
     asyncio.run(scenario())
@@ -533,6 +548,127 @@ def test_engine_that_dies_with_jobs(text: str, journal: Path) -> None:
     assert any("SIGKILL" in (reason or "") for reason in house.model.reasons)
 
 
+@pytest.mark.parametrize("text", ["HANG UP", "BABBLE", "DIE"])
+def test_link_that_ends_is_the_engine_s_end(
+    text: str, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state and every ticket know it in one turn, however long the process then takes to end."""
+    monkeypatch.setattr(module, "EXIT_S", 2.0)
+    house = House(journal)
+
+    async def read(ticket: Ticket) -> tuple[type[ServiceError | None], State]:
+        _, error = await outcome(ticket)
+        return type(error), house.model.state
+
+    async def scenario() -> None:
+        async with running(house):
+            await until_state(house, R)
+            asking = asyncio.create_task(house.supervisor.tokenize(Text("SILENT")))
+            tickets = [house.submit("SILENT"), house.submit("BEGIN"), house.submit(text)]
+            began_s = time.perf_counter()
+            assert [(EngineDied, F)] * 3 == await asyncio.gather(*map(read, tickets))
+            assert time.perf_counter() - began_s < 1
+            with pytest.raises(EngineDied):
+                await asking
+            with pytest.raises(ModelNotReady, match="failed") as refused:
+                house.submit("x")
+            assert refused.value.retry_after_s
+            assert 0 == house.supervisor.n_owed
+            assert text != "HANG UP" or is_alive(house.pids[0])
+            await until(lambda: len(house.pids) == 2 and house.model.state is R)
+            assert not is_alive(house.pids[0])
+            assert (["again"], None) == await outcome(house.submit("again"))
+
+    asyncio.run(scenario())
+
+    assert 1 == house.n_deaths
+
+
+def test_no_request_is_refused_by_a_model_that_is_ready(journal: Path) -> None:
+    """Whoever comes while the engine dies is taken and told of the death, or told that there is none."""
+    house = House(journal)
+
+    async def scenario() -> None:
+        async with running(house):
+            await until_state(house, R)
+            house.submit("DIE")
+            taken: list[Ticket] = []
+            refusals: list[str] = []
+            while len(refusals) < 100:
+                try:
+                    taken.append(house.submit("SILENT"))
+                except ModelNotReady as error:
+                    refusals.append(error.message)
+                await asyncio.sleep(0)
+            assert not any("(ready)" in refusal for refusal in refusals)
+            assert {EngineDied} == {type((await outcome(ticket))[1]) for ticket in taken}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("word", "state"), [("hangs-up-loading", State.LOADING), ("hangs-up-warming", State.WARMING)]
+)
+def test_link_that_ends_before_the_model_is_ready(
+    word: str, state: State, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state tells it at once there, too."""
+    monkeypatch.setattr(module, "EXIT_S", 2.0)
+    house = House(journal, word)
+
+    async def scenario() -> None:
+        async with running(house):
+            await until_state(house, state)
+            began_s = time.perf_counter()
+            await until_state(house, F)
+            assert time.perf_counter() - began_s < 1
+            assert is_alive(house.pids[0])
+            with pytest.raises(ModelNotReady, match="failed"):
+                house.submit("x")
+
+    asyncio.run(scenario())
+
+
+def test_reason_of_a_death_is_told_when_it_is_known(journal: Path) -> None:
+    """At first that the process has ended, then what ended it."""
+    house = House(journal)
+
+    async def scenario() -> None:
+        async with running(house):
+            await until_state(house, R)
+            await outcome(house.submit("DIE"))
+            await until(lambda: len(house.pids) == 2)
+
+    asyncio.run(scenario())
+
+    first = house.model.passed.index(F)
+    assert [
+        "its process has ended",
+        "its process was ended by SIGKILL",
+    ] == house.model.reasons[first : first + 2]
+
+
+def test_engine_that_dies_while_a_child_of_it_holds_the_link(journal: Path) -> None:
+    """No end of file comes then; the end of the process is enough."""
+    house = House(journal)
+
+    def heirs() -> list[int]:
+        return [int(line.split()[1]) for line in house.heard if line.startswith("heir")]
+
+    async def scenario() -> None:
+        async with running(house):
+            await until_state(house, R)
+            assert isinstance((await outcome(house.submit("HEIR")))[1], EngineDied)
+            await until(lambda: len(house.pids) == 2 and house.model.state is R)
+            assert is_alive(heirs()[0])
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        for pid in heirs():
+            os.kill(pid, signal.SIGKILL)
+
+
 @pytest.mark.parametrize(
     ("word", "reason"),
     [
@@ -612,7 +748,7 @@ def test_job_that_cannot_be_sent_leaves_no_ticket_behind(journal: Path) -> None:
             await until(lambda: house.model.state is State.READY)
             with pytest.raises(OverflowError):
                 house.supervisor.submit([Job(Text("x"), Sampling(top_k=10**30))])
-            assert {} == house.supervisor._tickets
+            assert 0 == house.supervisor.n_owed
 
     asyncio.run(scenario())
 
@@ -755,26 +891,17 @@ def test_stop_just_after_the_start(n_turns: int, journal: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_stop_while_an_engine_is_being_ended(
-    journal: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An engine that was just given its time to exit is not forgotten: it is killed all the same."""
-    monkeypatch.setattr(module, "EXIT_S", 0.3)
+@pytest.mark.parametrize("n_turns", range(6))
+def test_stop_while_an_engine_is_being_ended(n_turns: int, journal: Path) -> None:
+    """An engine that is just about to be killed is not forgotten, at whatever turn the end comes."""
     house = House(journal, "garbage-then-hangs")
-    end = module._end
 
     async def scenario() -> None:
-        is_ending = asyncio.Event()
-
-        async def noted_end(process: asyncio.subprocess.Process, patience_s: float) -> int:
-            is_ending.set()
-            return await end(process, patience_s)
-
-        monkeypatch.setattr(module, "_end", noted_end)
         try:
             async with running(house):
-                await asyncio.wait_for(is_ending.wait(), LIMIT_S)
-                await asyncio.sleep(0.01)
+                await until_state(house, F)
+                for _ in range(n_turns):
+                    await asyncio.sleep(0)
         finally:
             for pid in filter(is_alive, house.pids):
                 os.kill(pid, signal.SIGKILL)
@@ -885,6 +1012,26 @@ def test_drain_when_the_engine_dies_meanwhile(journal: Path) -> None:
     assert isinstance(asyncio.run(scenario()), EngineDied)
     assert 1 == len(house.pids)
     assert [S, L, W, R, D, E] == house.model.passed
+
+
+def test_drain_when_the_link_ends_meanwhile(journal: Path) -> None:
+    """Then there is nothing left to wait for, although the process goes on."""
+    house = House(journal)
+
+    async def scenario() -> tuple[ServiceError | None, float]:
+        async with running(house):
+            await until_state(house, R)
+            reading = asyncio.create_task(outcome(house.submit("HANG UP")))
+            began_s = time.perf_counter()
+            await house.supervisor.drain(LIMIT_S)
+            assert State.DRAINING is house.model.state
+            assert is_alive(house.pids[0])
+            return (await reading)[1], time.perf_counter() - began_s
+
+    error, lasted_s = asyncio.run(scenario())
+
+    assert isinstance(error, EngineDied)
+    assert lasted_s < 0.9
 
 
 def test_drain_in_the_pause_between_two_lives(journal: Path) -> None:

@@ -13,6 +13,9 @@ class Channel:
     """Messages in, by one thread; messages out, by any."""
 
     def __init__(self, connection: socket.socket) -> None:
+        connection.set_inheritable(
+            False
+        )  # a child that held it would hide our end from the API process
         self._connection = connection
         self._splitter = FrameSplitter()
         self._sending = threading.Lock()

@@ -14,7 +14,8 @@ DRAINING   the server is ending; what runs may finish (503)
 STOPPED    the engine process is gone, as asked (503)
 FAILED     it died or could not load; STARTING again after a pause, but not after three quick deaths (503)
 
-Everything that changes a state lives here and in `supervisor`, which calls it.
+Everything that changes a state lives here and in `supervisor`, which calls it. Whether there is an engine
+is asked here and nowhere else: the state leaves WARMING and READY in the turn in which the link ends.
 """
 
 from __future__ import annotations
@@ -103,9 +104,14 @@ class Lifecycle:
         self._move(State.READY, None if error is None else f"warm-up failed: {error}")
 
     def failed(self, reason: str) -> None:
-        """Note that there is no engine any more, and why."""
+        """Note that there is no engine any more, and why, as far as that is known yet."""
         self.warmup_completed = False
         self._move(State.FAILED, reason)
+
+    def explained(self, reason: str) -> None:
+        """Note what the engine died of, which is known only when its process has been reaped."""
+        assert self.state is State.FAILED, self.state
+        self.reason = reason
 
     def starting_again(self) -> None:
         """Note that a new engine process is being started."""

@@ -2,8 +2,13 @@
 One engine process: started, watched, restarted, ended.
 
 Death is seen at once, both ways: the engine's as the end of file on our end of the socket pair, ours as
-the end of file on its end. A death costs the requests in flight and nothing else; the next life begins
-after a short pause. After `MAX_QUICK_DEATHS` in a row the model stays FAILED.
+the end of file on its end. Where the link ends, the state leaves READY and everyone who waits for the
+engine is told, in that very turn of the loop; what the process itself died of is known a little later, when
+it has been reaped. A death costs the requests in flight and nothing else; the next life begins after a
+short pause. After `MAX_QUICK_DEATHS` in a row the model stays FAILED.
+
+Two questions have one place each to ask. Is there an engine that takes requests? The lifecycle's state,
+which moves with the link. What does the engine still owe, and to whom? `_owed`, cancels included.
 """
 
 from __future__ import annotations
@@ -19,12 +24,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
-
-import msgspec
+from typing import Any
 
 from service.errors import EngineDied, InternalError, InvalidRequest, ServiceError, ShuttingDown
 from service.fleet.lifecycle import RETRY_AFTER_S, Lifecycle, State
+from service.fleet.link import Link, socket_pair
 from service.fleet.ticket import Ticket
 from service.protocol import (
     Accepted,
@@ -34,7 +38,6 @@ from service.protocol import (
     Detokenize,
     Detokenized,
     Failed,
-    FrameSplitter,
     FromEngine,
     Job,
     Load,
@@ -44,12 +47,9 @@ from service.protocol import (
     Rejected,
     Step,
     Submit,
-    ToEngine,
     Tokenize,
     Tokenized,
     WarmedUp,
-    frame,
-    from_engine_decoder,
 )
 from service.telemetry import Metrics
 
@@ -62,6 +62,11 @@ QUICK_DEATH_S = 10.0
 PAUSES_S = (0.1, 1.0)
 STALL_S = 120.0
 EXIT_S = 1.0
+HEIR_S = (
+    0.1  # taste: the last words of a process that is gone are there already, and need but be read
+)
+
+_Question = asyncio.Future[Tokenized | Detokenized]
 
 
 class Supervisor:
@@ -94,14 +99,21 @@ class Supervisor:
         self._stall_s = stall_s
         self._pauses_s = pauses_s
         self._next_number = 1
-        self._tickets: dict[int, Ticket] = {}
-        self._questions: dict[int, asyncio.Future[Tokenized | Detokenized]] = {}
-        self._cancelled: set[int] = set()
-        self._link: _Link | None = None
+        # Who waits for an answer, by its number; None: nobody any more, it was cancelled, and the engine
+        # has yet to say that it knows.
+        self._owed: dict[int, Ticket | _Question | None] = {}
+        self._link: Link | None = (
+            None  # of the last life; whether it still goes on, the lifecycle says
+        )
         self._is_idle = asyncio.Event()
         self._load_failure: str | None = None
         self._healthy_since_s: float | None = None
         self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def n_owed(self) -> int:
+        """How many jobs, questions and cancels the engine has not answered yet."""
+        return len(self._owed)
 
     def start(self) -> None:
         """Begin the first life; returns at once. Needs a running event loop."""
@@ -119,7 +131,7 @@ class Supervisor:
         ticket = Ticket(self._take_numbers(len(jobs)), self._close_ticket)
         for number, job in zip(ticket.numbers, jobs, strict=True):
             link.send(Submit(number, job))
-            self._tickets[number] = ticket
+            self._owed[number] = ticket
         return ticket
 
     async def tokenize(self, prompt: Prompt) -> Tokenized:
@@ -149,12 +161,13 @@ class Supervisor:
     ) -> Tokenized | Detokenized:
         link = self._open_link()
         (number,) = self._take_numbers(1)
-        self._questions[number] = asyncio.get_running_loop().create_future()
+        answer: _Question = asyncio.get_running_loop().create_future()
+        self._owed[number] = answer
         try:
             link.send(question(number))
-            return await self._questions[number]
+            return await answer
         finally:
-            del self._questions[number]
+            self._owed.pop(number, None)
 
     def _take_numbers(self, n: int) -> range:
         """Return *n* numbers that were never used."""
@@ -162,19 +175,19 @@ class Supervisor:
         self._next_number += n
         return range(first, first + n)
 
-    def _open_link(self) -> _Link:
-        if self._link is None or self.lifecycle.healthy_card is None:
+    def _open_link(self) -> Link:
+        if self.lifecycle.healthy_card is None:
             raise self.lifecycle.refusal()
+        assert self._link is not None
         return self._link
 
     async def drain(self, deadline_s: float) -> None:
         """Take no more requests; let the running ones finish for *deadline_s* seconds, then fail them."""
         self.lifecycle.draining()
-        if self._tickets:
-            self._is_idle.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(deadline_s):
-                    await self._is_idle.wait()
+        self._note_idleness()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                await self._is_idle.wait()
         self._fail_all(ShuttingDown("The server is shutting down.", retry_after_s=RETRY_AFTER_S))
 
     async def stop(self) -> None:
@@ -191,10 +204,9 @@ class Supervisor:
             reason = await self._live()
             self._metrics.engine_deaths.inc()
             _log.error("The engine ended: %s", reason)
-            self._fail_all(EngineDied("The engine process ended while it worked on the request."))
             if self.lifecycle.state is State.DRAINING:
                 return
-            self.lifecycle.failed(reason)
+            self.lifecycle.explained(reason)
             n_quick_deaths = n_quick_deaths + 1 if self._was_quick() else 0
             if n_quick_deaths >= MAX_QUICK_DEATHS:
                 _log.error("The engine ended %d times in a row; it stays down.", n_quick_deaths)
@@ -215,22 +227,24 @@ class Supervisor:
         """Run one engine process to its end; return why it ended."""
         self._load_failure = None
         self._healthy_since_s = None
-        self._cancelled.clear()
-        ours, theirs = socket.socketpair()
+        ours, theirs = socket_pair()
         try:
             with theirs:
                 process = await self._spawn(theirs)
         except OSError as error:
             ours.close()
-            return f"its process could not be started: {error.strerror}"
+            reason = f"its process could not be started: {error.strerror}"
+            self._lose(reason)
+            return reason
         except BaseException:
             ours.close()
             raise
+        exited = asyncio.create_task(process.wait())
         fault = None
         try:
-            fault = await self._converse(ours)
+            fault = await self._converse(ours, exited)
         finally:
-            code = await _end(process, EXIT_S if fault is None else 0)
+            code = await _end(process, exited, EXIT_S if fault is None else 0)
         return self._load_failure or fault or _describe_exit(code)
 
     async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
@@ -245,36 +259,46 @@ class Supervisor:
             env=os.environ | {"PYTHONPATH": path},
         )
 
-    async def _converse(self, ours: socket.socket) -> str | None:
+    async def _converse(self, ours: socket.socket, exited: asyncio.Task[int]) -> str | None:
         """Carry messages until the engine's end closes; return why it must be killed, if it must."""
-        loop = asyncio.get_running_loop()
-        _, link = await loop.create_connection(lambda: _Link(self._on_message), sock=ours)
-        self._link = link
+        link = Link(self._on_message, self._on_end)
         try:
+            await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
+            self._link = link
             link.send(self._load)
             if self.lifecycle.state is State.STARTING:
                 self.lifecycle.loading()
-            return await self._watch(link)
+            return await self._watch(link, exited)
         finally:
-            self._link = None
-            link.close()
+            link.end()
 
-    async def _watch(self, link: _Link) -> str | None:
-        """Wait for the link's end; return why the engine must be killed, if it must."""
-        while True:
-            await asyncio.wait({link.closed}, timeout=min(1.0, self._stall_s / 4))
-            if link.closed.done():
-                return link.fault
-            owes_an_answer = (
-                self._tickets
-                or self._questions
-                or self._cancelled
-                or self.lifecycle.state is State.WARMING
+    async def _watch(self, link: Link, exited: asyncio.Task[int]) -> str | None:
+        """Wait for the link's end, and see to it that there is one; return its fault."""
+        ends: set[asyncio.Future[Any]] = {link.ended, exited}
+        while not link.ended.done():
+            await asyncio.wait(
+                ends, timeout=min(1.0, self._stall_s / 4), return_when=asyncio.FIRST_COMPLETED
             )
-            if not owes_an_answer:
+            if exited.done():
+                # Its last words may be on their way. Then the end of file comes, unless a process that
+                # it left behind holds its end open.
+                await asyncio.wait({link.ended}, timeout=HEIR_S)
+                link.end()
+            elif not self._owed and self.lifecycle.state is not State.WARMING:
                 link.heard_s = time.monotonic()
             elif time.monotonic() - link.heard_s > self._stall_s:
-                return f"it made no progress for {self._stall_s:g} s and was killed"
+                link.end(f"it made no progress for {self._stall_s:g} s and was killed")
+        return link.ended.result()
+
+    def _on_end(self, fault: str | None) -> None:
+        """Hear from the link that it has ended."""
+        self._lose(self._load_failure or fault or "its process has ended")
+
+    def _lose(self, reason: str) -> None:
+        """Tell everyone, now, that there is no engine: first whoever asks, then those who wait for it."""
+        if self.lifecycle.state is not State.DRAINING:
+            self.lifecycle.failed(reason)
+        self._fail_all(EngineDied("The engine process ended while it worked on the request."))
 
     def _on_message(self, message: FromEngine) -> None:
         match message:
@@ -283,15 +307,16 @@ class Supervisor:
                     self._deliver(delta)
             case Accepted(number, n_prompt_tokens):
                 self._metrics.prompt_tokens.inc(n_prompt_tokens)
-                if ticket := self._tickets.get(number):
+                if isinstance(ticket := self._owed.get(number), Ticket):
                     ticket.put(message)
             case Tokenized(number) | Detokenized(number):
-                if (question := self._questions.get(number)) and not question.done():
+                question = self._owed.get(number)
+                if isinstance(question, asyncio.Future) and not question.done():
                     question.set_result(message)
             case Rejected(number, text, param, code):
                 self._fail(number, InvalidRequest(text, param=param, code=code))
             case Cancelled(number):
-                self._cancelled.discard(number)
+                self._owed.pop(number, None)
             case Failed(number):
                 self._fail(number, InternalError("The engine failed on this request."))
             case Loaded(card):
@@ -305,88 +330,57 @@ class Supervisor:
                 self._load_failure = reason
 
     def _deliver(self, delta: Delta) -> None:
-        if ticket := self._tickets.get(delta.ticket):
+        if isinstance(ticket := self._owed.get(delta.ticket), Ticket):
             ticket.put(delta)
         if delta.finish_reason is not None:
             self._metrics.completion_tokens.inc(delta.n_completion_tokens)
-            self._forget(delta.ticket)
+            self._settle(delta.ticket)
 
     def _close_ticket(self, number: int) -> None:
-        if self._forget(number) is not None and self._link is not None:
-            self._cancelled.add(number)
+        if isinstance(self._owed.get(number), Ticket):
+            assert self._link is not None
+            self._owed[number] = None
             self._link.send(Cancel(number))
-
-    def _forget(self, number: int) -> Ticket | None:
-        ticket = self._tickets.pop(number, None)
-        if not self._tickets:
-            self._is_idle.set()
-        return ticket
+            self._note_idleness()
 
     def _fail(self, number: int, error: ServiceError) -> None:
-        if ticket := self._forget(number):
-            ticket.put(error)
-        elif (question := self._questions.get(number)) and not question.done():
-            question.set_exception(error)
+        match self._settle(number):
+            case Ticket() as ticket:
+                ticket.put(error)
+            case asyncio.Future() as question if not question.done():
+                question.set_exception(error)
 
     def _fail_all(self, error: ServiceError) -> None:
-        for number in [*self._tickets, *self._questions]:
+        for number in [*self._owed]:
             self._fail(number, error)
+        self._owed.clear()  # a cancel is answered by the end as well
+
+    def _settle(self, number: int) -> Ticket | _Question | None:
+        """Take *number* off what is owed, and return who waited; a cancel stays until its own answer."""
+        waiting = self._owed.get(number)
+        if waiting is not None:
+            del self._owed[number]
+            self._note_idleness()
+        return waiting
+
+    def _note_idleness(self) -> None:
+        """Let `drain` go on if no job is left; before the end nobody waits for that."""
+        if self.lifecycle.state is State.DRAINING and not any(
+            isinstance(waiting, Ticket) for waiting in self._owed.values()
+        ):
+            self._is_idle.set()
 
 
-class _Link(asyncio.Protocol):
-    """
-    Our end of the socket pair.
-
-    Attributes:
-        closed: done when the engine's end is gone.
-        heard_s: monotonic seconds of its last word.
-        fault: what was wrong with its words; None: nothing.
-    """
-
-    def __init__(self, on_message: Callable[[FromEngine], None]) -> None:
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.heard_s = time.monotonic()
-        self.fault: str | None = None
-        self._on_message = on_message
-        self._splitter = FrameSplitter()
-        self._transport: asyncio.WriteTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        self.heard_s = time.monotonic()
-        try:
-            for body in self._splitter.feed(data):
-                self._on_message(from_engine_decoder.decode(body))
-        except (ValueError, msgspec.ValidationError):
-            _log.exception("The engine sent what is no message; its link is closed.")
-            self.fault = "it sent what is no message and was killed"
-            self.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        if not self.closed.done():
-            self.closed.set_result(None)
-
-    def send(self, message: ToEngine) -> None:
-        """Send *message*; to a dead engine it is dropped, since its end is about to be seen."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(frame(message))
-
-    def close(self) -> None:
-        """Close our end; the engine takes that as its order to exit."""
-        if self._transport is not None:
-            self._transport.close()
-
-
-async def _end(process: asyncio.subprocess.Process, patience_s: float) -> int:
+async def _end(
+    process: asyncio.subprocess.Process, exited: asyncio.Task[int], patience_s: float
+) -> int:
     """Give *process* some seconds to exit by itself, then kill it; return its exit status."""
-    exited = asyncio.create_task(process.wait())
     try:
         await asyncio.wait({exited}, timeout=patience_s)
     finally:  # also if whoever waits here is cancelled: a killed process is gone in no time
         if not exited.done():
-            with contextlib.suppress(ProcessLookupError):
+            # Some systems don't permit what comes too late, to a process that is dead and not yet reaped.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 process.kill()
         await _see_through(exited)
     return exited.result()

@@ -43,6 +43,7 @@ from service.engine.cache.kv import (
     unpad,
 )
 from service.engine.model.load import LoadedModel
+from service.engine.prepare import Preparer
 from tests.engine import random_models
 from tests.engine.conftest import job
 

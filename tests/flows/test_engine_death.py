@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import statistics
+import time
 from pathlib import Path
 
-from tests.live import running
+import httpx
+
+from tests.live import LiveServer, running
 
 LONG = {
     "model": "gemma",
@@ -14,6 +19,69 @@ LONG = {
     "stream": True,
     "ignore_eos": True,
 }
+
+N_STREAMS = 8
+# Seen on two idle cores: 9 ms for the median and the last. The goal is 100 ms; what a machine that does
+# other things beside may add to a single client is allowed to the last one, and still tells a death that
+# is found out by waiting, which took a second, from one that is told.
+MEDIAN_S, LAST_S = 0.1, 0.5
+
+
+async def stream_until_death(http: httpx.AsyncClient, begun: asyncio.Semaphore) -> float:
+    """Read one stream, note in *begun* that it flows; return when its error event came."""
+    async with http.stream("POST", "/v1/chat/completions", json=LONG) as response:
+        n_events = 0
+        async for line in response.aiter_lines():
+            n_events += line.startswith("data: ")
+            if n_events == 3:
+                begun.release()
+            if '"engine_died"' in line:
+                return time.perf_counter()
+    raise AssertionError("the stream ended without an error event")
+
+
+async def kill_under_streams(
+    server: LiveServer,
+) -> tuple[list[float], httpx.Response, httpx.Response]:
+    """
+    Kill the engine while it writes to many.
+
+    Returns:
+        The seconds until each stream's error event, smallest first; then what the first who had one got
+        for asking after the health at once, and for another chat.
+    """
+    begun = asyncio.Semaphore(0)
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        streams = [asyncio.create_task(stream_until_death(http, begun)) for _ in range(N_STREAMS)]
+        for _ in streams:
+            await begun.acquire()
+        engine = server.engine_pid()
+        killed_s = time.perf_counter()
+        os.kill(engine, signal.SIGKILL)
+        await asyncio.wait(streams, return_when=asyncio.FIRST_COMPLETED)
+        health = await http.get("/health")
+        refused = await http.post("/v1/chat/completions", json=LONG)
+        told_s = sorted(at_s - killed_s for at_s in await asyncio.gather(*streams))
+    return told_s, health, refused
+
+
+def test_kill_under_streams_is_told_to_all_of_them_at_once(tmp_path: Path) -> None:
+    """Each has its error event in no time; who asks then hears that there is none, and when to come."""
+    with running(tmp_path / "log") as server, server.client() as http:
+        server.wait_until("/readyz", 200)
+        told_s, health, refused = asyncio.run(kill_under_streams(server))
+        server.wait_until("/readyz", 200)
+        again = http.post("/v1/chat/completions", json=LONG | {"stream": False, "max_tokens": 4})
+
+        assert len(told_s) == N_STREAMS
+        assert statistics.median(told_s) < MEDIAN_S
+        assert told_s[-1] < LAST_S
+        assert health.status_code == 503
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "model_not_ready"
+        assert "(ready)" not in refused.json()["error"]["message"]
+        assert int(refused.headers["Retry-After"]) > 0
+        assert again.status_code == 200
 
 
 def test_kill_during_a_stream_costs_that_stream_and_nothing_else(tmp_path: Path) -> None:

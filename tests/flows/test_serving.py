@@ -7,10 +7,12 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from service.web import descriptors
 from tests.live import GUNICORN, MODULE, ROOT, UVICORN, clean_environment, is_alive, running
 
 WAYS = {"module": MODULE, "uvicorn": UVICORN, "gunicorn": GUNICORN}
@@ -91,6 +93,32 @@ def test_engine_exits_by_itself_when_its_parent_is_killed(tmp_path: Path) -> Non
             time.sleep(0.01)
 
         assert not is_alive(engine)
+
+
+# What a Mac gives a process unasked, for any system; the server is then started in this one's place.
+AS_ON_A_MAC = """
+import os, resource, sys
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_more_connections_than_a_mac_gives_descriptors(way: str, tmp_path: Path) -> None:
+    """Clients that come and stay are all answered: the server asks the system for more room."""
+    descriptors.raise_limit()  # this process holds the other ends
+    request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    with (
+        running(tmp_path / "log", ("-c", AS_ON_A_MAC, *WAYS[way])) as server,
+        ExitStack() as crowd,
+    ):
+        server.wait_until("/livez", 200)
+        host, port = server.url.removeprefix("http://").split(":")
+        for _ in range(400):
+            client = crowd.enter_context(socket.create_connection((host, int(port)), timeout=10))
+            client.sendall(request)
+            assert client.recv(1024).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("way", WAYS)
