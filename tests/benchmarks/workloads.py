@@ -28,13 +28,13 @@ class System:
     A system as the file describes it.
 
     Attributes:
-        kind: our server, mlx_lm.server, or the bare BatchGenerator.
+        kind: our server, the bare BatchGenerator, or a name of `rivals.RIVALS`.
         environment: settings of our server; `{folder}` stands for an empty folder, `{embedded}` for that of
             the embedded model.
         beside: whether it gets the disturbing clients of a workload.
     """
 
-    kind: Literal["ours", "mlx_lm", "bare"]
+    kind: Literal["ours", "bare", "mlx_lm", "vllm-mlx", "mlx-openai-server"]
     environment: dict[str, str] = field(default_factory=dict)
     beside: bool = True
 
