@@ -389,3 +389,14 @@ def test_end_leaves_no_child() -> None:
     child.wait(5)
 
     assert not is_alive(process.pid)
+
+
+def test_system_has_fields_of_its_own() -> None:
+    """They come on top of what the workload asks for."""
+    (workload,) = (each for each in PLAN.workload if each.name == "8 with a repetition penalty")
+    clients = workload.measured(0)
+    penalised, plain = (PLAN.systems[name].asked(clients) for name in workload.systems)
+
+    assert plain == clients
+    assert {**clients[0].asks[0].fields, "repetition_penalty": 1.1} == penalised[0].asks[0].fields
+    assert clients[0].asks[0].messages == penalised[0].asks[0].messages

@@ -97,7 +97,7 @@ class Contender:
     def measure(self, n_round: int) -> Figures:
         """Return the figures of one round; if it is not up and won't come up, nothing but failures."""
         workload = self._workload
-        clients = workload.measured(n_round)
+        clients = self._described.asked(workload.measured(n_round))
         if self._described.beside:
             clients = [*clients, *workload.disturbing(n_round)]
         try:
