@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+import psutil
 import pytest
 
-from tests.benchmarks import plot, prompts, results, workloads
-from tests.benchmarks.__main__ import WARM_UP, compare, earlier, write
+from tests import environments
+from tests.benchmarks import plot, prompts, results, rivals, workloads
+from tests.benchmarks.__main__ import (
+    WARM_UP,
+    Place,
+    Progress,
+    absences,
+    compare,
+    earlier,
+    measure,
+    write,
+)
 from tests.benchmarks.load import Answer, Ask, Client, Target, judge, send_all, text_of
 from tests.benchmarks.results import Result, Spread, figures, percentile
-from tests.benchmarks.systems import Run
-from tests.benchmarks.workloads import Goal, Workload
-from tests.live import free_port
+from tests.benchmarks.rivals import RIVALS, NotInstalled, Rival
+from tests.benchmarks.systems import KINDS, NotUp, Other, Run, Setup, end
+from tests.benchmarks.workloads import Goal, Plan, System, Workload
+from tests.live import free_port, is_alive
 
 PLAN = workloads.read()
 PAIR = Workload(
@@ -163,6 +179,7 @@ def test_workload_is_valid(workload: Workload) -> None:
     """Names, kinds, systems and goals of each workload lead somewhere."""
     assert workload.prompts in prompts.KINDS
     assert set(workload.systems) <= set(PLAN.systems)
+    assert {PLAN.systems[name].kind for name in workload.systems} <= set(KINDS)
     assert workload.clients == len(workload.measured(0))
     for goal in workload.goals:
         assert goal.against is None or goal.against in workload.systems[1:]
@@ -249,3 +266,137 @@ def test_text_of_a_stream() -> None:
     )
 
     assert "Hello" == text_of(raw)
+
+
+class Steady:
+    """A system that gives every client one token."""
+
+    def __init__(self, _setup: Setup) -> None:
+        self._is_up = False
+
+    def start(self) -> None:
+        """Be up."""
+        self._is_up = True
+
+    def stop(self) -> None:
+        """Be down."""
+        self._is_up = False
+
+    def is_up(self) -> bool:
+        """Tell whether it is up."""
+        return self._is_up
+
+    def run(self, clients: Sequence[Client], *_: object) -> Run:
+        """Answer."""
+        return Run([Answer(True, 0.0, 0.5, 1.0, n_tokens=1, failure=None) for _ in clients])
+
+
+def test_absent_rival_is_told_and_the_others_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rival that can't be measured has a row that says so, and its reason stands above the table."""
+    monkeypatch.setitem(KINDS, "ours", Steady)
+    workload = Workload("w", "", "question", clients=1, tokens=4, systems=["ours", "vllm-mlx"])
+    plan = Plan({"ours": System("ours"), "vllm-mlx": System("vllm-mlx")}, [workload])
+    place = Place(tmp_path, None, absences([RIVALS["vllm-mlx"]], None, tmp_path))
+    found = [measure(plan, workload, "embedded", place, 2, Progress(2))]
+    (told,) = results.document(found, "2026-01-01T00:00:00+00:00")["results"]
+
+    assert [{"ours"}, {"ours"}] == [set(seen) for seen in found[0].rounds]
+    assert "| w | embedded | vllm-mlx | not measured |" in results.figures_table(found)
+    assert "- vllm-mlx was not measured: not installed: --rivals names no folder" in (
+        results.others(found, {})
+    )
+    assert ["vllm-mlx"] == list(told["absent"])
+
+
+def test_versions_of_rivals_are_told(tmp_path: Path) -> None:
+    """The page says which release was measured, and on which engine."""
+    seen = {"vllm-mlx": {"vllm-mlx": "1.0", "mlx": "2.0", "mlx-lm": "3.0"}}
+    write(tmp_path, [Result(PAIR, "embedded", SEEN)], "{}", seen)
+
+    assert "- vllm-mlx 1.0, with mlx 2.0 and mlx-lm 3.0\n" in (
+        (tmp_path / "README.md").read_text("utf-8")
+    )
+
+
+def test_rival_is_installed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there already is not installed again; on Linux all is but what can't be."""
+    asked: list[Sequence[str]] = []
+    packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(tmp_path / "r")}))
+
+    def install(folder: Path, words: Sequence[str], timeout_s: float) -> None:
+        asked.append(words)
+        described = packages / "r-1.0.dist-info" / "METADATA"
+        described.parent.mkdir(parents=True, exist_ok=True)
+        described.write_text(
+            "Metadata-Version: 2.1\nName: r\nVersion: 1.0\nRequires-Dist: Heavy_One>1\n"
+            "Requires-Dist: mlx>=1\nRequires-Dist: pytest; extra == 'dev'\n"
+        )
+
+    monkeypatch.setattr(environments, "make", lambda *_: None)
+    monkeypatch.setattr(environments, "install", install)
+    monkeypatch.setattr(sys, "platform", "linux")
+    rival = Rival("r", (), not_on_linux=("heavy-one",))
+    rivals.set_up(rival, tmp_path)
+    rivals.set_up(rival, tmp_path)
+
+    assert [["--no-deps", "r"], ["mlx>=1", rivals.MLX_ON_LINUX]] == asked
+    assert {"r": "1.0"} == rivals.versions(rival, tmp_path)
+
+
+def test_rival_that_cannot_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is the last that the installer said."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("pip ended with 1:\nmuch\nERROR: ResolutionImpossible\n")
+
+    monkeypatch.setattr(environments, "make", fail)
+
+    with pytest.raises(NotInstalled, match="can't be installed here: ERROR: ResolutionImpossible"):
+        rivals.set_up(RIVALS["vllm-mlx"], tmp_path)
+
+
+def test_rival_that_ends_at_once(tmp_path: Path) -> None:
+    """It isn't waited for, and the last line of its log is the reason."""
+    rival = Rival("r", ("-c", "raise SystemExit('no such model {model}')"), is_here=True)
+    system = Other(rival, Setup(Path("m"), 8, {}, tmp_path))
+
+    with pytest.raises(NotUp, match="r ended: no such model m"):
+        system.start()
+
+
+@pytest.mark.parametrize("rival", RIVALS.values(), ids=lambda rival: rival.name)
+def test_rival_has_as_many_rows_as_ours(rival: Rival) -> None:
+    """Model, port and rows are all in the command, and nothing is left to fill in."""
+    words = rival.words(Path("a model"), 4321, 64)
+
+    assert {"a model", "4321", "64"} < set(words)
+    assert not [word for word in words if "{" in word]
+
+
+def test_end_leaves_no_child() -> None:
+    """A server that works in a process below it leaves none of both."""
+    below = "import time; time.sleep(60)"
+    above = f"""if True:
+        import subprocess, sys, time
+        print(subprocess.Popen([sys.executable, "-c", {below!r}]).pid, flush=True)
+        time.sleep(60)
+    """
+    process = psutil.Popen([sys.executable, "-c", above], stdout=subprocess.PIPE, text=True)
+    child = psutil.Process(int(process.stdout.readline()))
+    end(process)
+    child.wait(5)
+
+    assert not is_alive(process.pid)
+
+
+def test_system_has_fields_of_its_own() -> None:
+    """They come on top of what the workload asks for."""
+    (workload,) = (each for each in PLAN.workload if each.name == "8 with a repetition penalty")
+    clients = workload.measured(0)
+    penalised, plain = (PLAN.systems[name].asked(clients) for name in workload.systems)
+
+    assert plain == clients
+    assert {**clients[0].asks[0].fields, "repetition_penalty": 1.1} == penalised[0].asks[0].fields
+    assert clients[0].asks[0].messages == penalised[0].asks[0].messages

@@ -4,6 +4,9 @@ The benchmark: `python -m tests.benchmarks`.
 It reports and does not judge by its exit status: machines are shared and noisy, so what counts is the ratio
 of two figures taken one after the other. The systems of a workload therefore take turns, round by round,
 and each round begins with another one. A system that fails or dies gives failures, and is started again.
+
+Servers of others with environments of their own are installed first, where `--rivals` names a folder, and
+asked once. What isn't installed or doesn't answer is left out of all workloads, and the page says why.
 """
 
 from __future__ import annotations
@@ -14,22 +17,48 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from service.catalog.card import EMBEDDED_FOLDER
-from tests.benchmarks import deep_model, plot, random_model, results, workloads
+from tests.benchmarks import deep_model, plot, random_model, results, rivals, workloads
 from tests.benchmarks.load import NOT_ENDED, Answer, Client
 from tests.benchmarks.results import Figures, Result, Round
-from tests.benchmarks.systems import KINDS, Measurable, NotUp, Run, Setup
+from tests.benchmarks.rivals import NotInstalled, Rival
+from tests.benchmarks.systems import KINDS, Measurable, NotUp, Other, Run, Setup
 from tests.benchmarks.workloads import Plan, Workload
 
 MODELS = ("embedded", "random", "deep")
 # Of a round before all others: nobody asks it again.
 WARM_UP = Workload("", "", "question", clients=1, tokens=4, systems=[]).measured(-1)
 WARM_UP_S = 30.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """
+    Where a run of the benchmark has its things.
+
+    Attributes:
+        folder: for models and logs; it goes with the run.
+        rivals: where rivals with environments of their own are installed; none: they aren't.
+        absent: why rivals can't be measured, by their names.
+    """
+
+    folder: Path
+    rivals: Path | None
+    absent: Mapping[str, str]
+
+    def present(self, plan: Plan, workload: Workload) -> list[str]:
+        """Return the systems of *workload* that can be measured."""
+        return [name for name in workload.systems if plan.systems[name].kind not in self.absent]
+
+    def model(self, name: str) -> Path:
+        """Return the folder of a model."""
+        return EMBEDDED_FOLDER if name == "embedded" else self.folder / name
 
 
 class Progress:
@@ -51,24 +80,25 @@ class Progress:
 class Contender:
     """A system in one workload: how it is prepared, asked, and brought back."""
 
-    def __init__(self, plan: Plan, workload: Workload, name: str, model: Path, log: Path) -> None:
+    def __init__(self, plan: Plan, workload: Workload, name: str, model: str, place: Place) -> None:
+        log = Path(tempfile.mkdtemp(dir=place.folder))
         folder = log / "folder"
-        folder.mkdir(parents=True)
+        folder.mkdir()
         described = plan.systems[name]
         environment = {
             key: value.format(folder=folder, embedded=EMBEDDED_FOLDER)
             for key, value in {**workload.environment, **described.environment}.items()
         }
-        setup = Setup(model, workload.concurrency, environment, log)
+        setup = Setup(place.model(model), workload.concurrency, environment, log, place.rivals)
         self._workload = workload
-        self._is_disturbed = described.beside
+        self._described = described
         self._system: Measurable = KINDS[described.kind](setup)
 
     def measure(self, n_round: int) -> Figures:
         """Return the figures of one round; if it is not up and won't come up, nothing but failures."""
         workload = self._workload
-        clients = workload.measured(n_round)
-        if self._is_disturbed:
+        clients = self._described.asked(workload.measured(n_round))
+        if self._described.beside:
             clients = [*clients, *workload.disturbing(n_round)]
         try:
             self._prepare(workload.priming(n_round))
@@ -104,20 +134,54 @@ class Contender:
             self._system.run(priming, self._workload.limit_s, None)
 
 
+def absences(wanted: Iterable[Rival], folder: Path | None, work: Path) -> dict[str, str]:
+    """
+    Return why rivals can't be measured, by their names, for those of *wanted* that can't.
+
+    The others are installed in *folder*, and have answered a question each, when this returns.
+    """
+    found: dict[str, str] = {}
+    for rival in wanted:
+        try:
+            rivals.set_up(rival, folder)
+            _try(rival, folder, work)
+        except (NotInstalled, NotUp) as reason:
+            found[rival.name] = str(reason)
+            print(f"  {rival.name} {reason}", file=sys.stderr, flush=True)
+    return found
+
+
+def _try(rival: Rival, folder: Path | None, work: Path) -> None:
+    """
+    Ask *rival* one question, with the embedded model.
+
+    Raises:
+        NotUp: it does not start, or does not answer.
+    """
+    log = Path(tempfile.mkdtemp(dir=work))
+    system = Other(rival, Setup(EMBEDDED_FOLDER, 1, {}, log, folder))
+    try:
+        system.start()
+        (answer,) = system.run(WARM_UP, WARM_UP_S, None).answers
+    except NotUp as reason:
+        raise NotUp(f"does not run here: {reason}") from reason
+    finally:
+        system.stop()
+    if answer.failure:
+        raise NotUp(f"does not run here: it starts, but gives no answer ({answer.failure})")
+
+
 def measure(
-    plan: Plan, workload: Workload, model: str, folder: Path, n_rounds: int, progress: Progress
+    plan: Plan, workload: Workload, model: str, place: Place, n_rounds: int, progress: Progress
 ) -> Result:
     """Return what the systems of one workload show, in turns."""
-    work = Path(tempfile.mkdtemp(dir=folder))
-    contenders = {
-        name: Contender(plan, workload, name, _folder_of(model, folder), work / name)
-        for name in workload.systems
-    }
+    present = place.present(plan, workload)
+    contenders = {name: Contender(plan, workload, name, model, place) for name in present}
     rounds: list[Round] = []
     try:
         for n_round in range(n_rounds):
-            turn = n_round % len(contenders)
-            order = [*workload.systems[turn:], *workload.systems[:turn]]
+            turn = n_round % len(present)
+            order = [*present[turn:], *present[:turn]]
             seen: Round = {}
             for name in order:
                 seen[name] = contenders[name].measure(n_round)
@@ -127,7 +191,12 @@ def measure(
     finally:
         for contender in contenders.values():
             contender.stop()
-    return Result(workload, model, rounds)
+    absent = {
+        name: place.absent[plan.systems[name].kind]
+        for name in workload.systems
+        if name not in present
+    }
+    return Result(workload, model, rounds, absent)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -143,21 +212,28 @@ def main(words: Sequence[str] | None = None) -> None:
         for model in workload.models
         if (not asked.workload or workload.name in asked.workload) and asked.model in (None, model)
     ]
-    progress = Progress(sum(n * len(workload.systems) for workload, _, n in work))
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    kinds = {plan.systems[name].kind for workload, _, _ in work for name in workload.systems}
+    others = [each for name, each in rivals.RIVALS.items() if name in kinds and not each.is_here]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         random_model.make(folder / "random")
         deep_model.make(folder / "deep")
+        absent = absences(others, asked.rivals, folder)
+        place = Place(folder, asked.rivals, absent)
+        progress = Progress(sum(n * len(place.present(plan, each)) for each, _, n in work))
         found = [
-            measure(plan, workload, model, folder, n_rounds, progress)
+            measure(plan, workload, model, place, n_rounds, progress)
             for workload, model, n_rounds in work
         ]
+    versions = {
+        each.name: rivals.versions(each, asked.rivals) for each in others if each.name not in absent
+    }
     print(f"\n{results.goals_table(found)}\n", file=sys.stderr)
-    told = json.dumps(results.document(found, began_at), indent=1) + "\n"
+    told = json.dumps(results.document(found, began_at, versions), indent=1) + "\n"
     if asked.out is None:
         print(told, end="")
     else:
-        write(asked.out, found, told)
+        write(asked.out, found, told, versions)
         if before:
             compare(asked.out, found, results.read(before, plan.workload), before["began_at"])
 
@@ -168,8 +244,13 @@ def earlier(folder: Path) -> dict[str, Any] | None:
     return json.loads(file.read_text("utf-8")) if file.exists() else None
 
 
-def write(folder: Path, found: Sequence[Result], told: str) -> None:
-    """Write the JSON, the drawing, and a page with both tables into *folder*."""
+def write(
+    folder: Path,
+    found: Sequence[Result],
+    told: str,
+    versions: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """Write the JSON, the drawing, and a page with both tables and rivals' *versions* into *folder*."""
     machine = results.machine()
     where = "{processor}, {cores} cores, {memory_gb} GB, {system}".format(**machine)
     folder.mkdir(parents=True, exist_ok=True)
@@ -185,6 +266,7 @@ def write(folder: Path, found: Sequence[Result], told: str) -> None:
         results.goals_table(found),
         "## Figures",
         "Medians of the rounds. What each workload and system is, is said in `../workloads.toml`.",
+        *filter(None, [results.others(found, versions or {})]),
         results.figures_table(found),
     ]
     (folder / "README.md").write_text("\n\n".join(page) + "\n", "utf-8")
@@ -202,18 +284,20 @@ def _arguments(plan: Plan, words: Sequence[str] | None) -> argparse.Namespace:
     names = [workload.name for workload in plan.workload]
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
-        description="Measure this server, mlx_lm.server and the bare BatchGenerator in turns.",
+        description="Measure this server, servers of others and the bare BatchGenerator in turns.",
         epilog=f"Workloads: {'; '.join(names)}.",
     )
     parser.add_argument("--rounds", type=int, help="at most so many of each workload")
     parser.add_argument("--workload", nargs="+", choices=names, metavar="NAME", help="only these")
     parser.add_argument("--model", choices=MODELS, help="only this one")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write results there")
+    parser.add_argument(
+        "--rivals",
+        type=lambda word: Path(word).resolve(),
+        metavar="FOLDER",
+        help="where vllm-mlx and mlx-openai-server are installed, or will be now (some 7 GB each)",
+    )
     return parser.parse_args(words)
-
-
-def _folder_of(model: str, folder: Path) -> Path:
-    return EMBEDDED_FOLDER if model == "embedded" else folder / model
 
 
 def _summary(seen: Figures) -> str:

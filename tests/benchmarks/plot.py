@@ -15,7 +15,12 @@ from xml.sax.saxutils import escape
 
 from tests.benchmarks.results import Result, Spread
 
-COLOURS = {"bare": "#5b7fa6", "mlx_lm": "#d08545"}
+COLOURS = {
+    "bare": "#5b7fa6",
+    "mlx_lm": "#d08545",
+    "vllm-mlx": "#9b6fa8",
+    "mlx-openai-server": "#c2575b",
+}
 OTHER = "#7a9a62"
 INK, FAINT, PAPER = "#222222", "#d9d9d9", "#ffffff"
 # The figures drawn, and whether more of it is better.

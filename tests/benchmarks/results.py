@@ -8,8 +8,8 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -62,11 +62,17 @@ class Spread:
 
 @dataclass
 class Result:
-    """What the rounds of one workload on one model gave."""
+    """
+    What the rounds of one workload on one model gave.
+
+    Attributes:
+        absent: why systems were not measured, by the names of those that were not.
+    """
 
     workload: Workload
     model: str
     rounds: list[Round]
+    absent: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, str]:
@@ -170,14 +176,18 @@ def goals_table(results: Sequence[Result]) -> str:
 
 
 def figures_table(results: Sequence[Result]) -> str:
-    """Return a table in Markdown: medians of each workload and system."""
+    """Return a table in Markdown: medians of each workload and system, or that it was not measured."""
     lines = [
         "| workload | model | system | tokens/s | TTFT p50 / p99, ms | gap p50 / p99, ms "
-        "| failed of | peak MB |",
-        "|---|---|---|---|---|---|---|---|",
+        "| tokens | failed of | peak MB |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
         for system in result.workload.systems:
+            if system in result.absent:
+                cells = [*result.names, system, "not measured", *["-"] * 5]
+                lines.append(f"| {' | '.join(cells)} |")
+                continue
 
             def middle(figure: str, result: Result = result, system: str = system) -> str:
                 seen = result.spread(figure, system)
@@ -190,11 +200,24 @@ def figures_table(results: Sequence[Result]) -> str:
                 middle("tokens_per_s"),
                 f"{middle('ttft_p50_ms')} / {middle('ttft_p99_ms')}",
                 f"{middle('gap_p50_ms')} / {middle('gap_p99_ms')}",
+                middle("tokens"),
                 f"{middle('failures')} of {middle('requests')}",
                 middle("peak_mb"),
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def others(results: Sequence[Result], versions: Mapping[str, Mapping[str, str]]) -> str:
+    """Return in Markdown with which *versions* rivals were measured, and why others were not."""
+    said = []
+    for name, of in versions.items():
+        with_ = " and ".join(f"{package} {of[package]}" for package in of if package != name)
+        said.append(f"- {name} {of.get(name, '')}, with {with_}")
+    absent = {name: why for result in results for name, why in result.absent.items()}
+    return "\n".join(
+        [*said, *(f"- {name} was not measured: {why}" for name, why in absent.items())]
+    )
 
 
 def order_table(before: Sequence[Result], results: Sequence[Result]) -> str:
@@ -235,24 +258,34 @@ def read(document: dict[str, Any], workloads: Sequence[Workload]) -> list[Result
     """Return the results of a *document*, as far as there are still such *workloads*."""
     known = {workload.name: workload for workload in workloads}
     return [
-        Result(known[one["workload"]], one["model"], one["rounds"])
+        Result(known[one["workload"]], one["model"], one["rounds"], one.get("absent", {}))
         for one in document["results"]
         if one["workload"] in known
     ]
 
 
-def document(results: Sequence[Result], began_at: str) -> dict[str, Any]:
-    """Return all that was seen, round by round, with the machine it was seen on, ready for JSON."""
+def document(
+    results: Sequence[Result],
+    began_at: str,
+    versions: Mapping[str, Mapping[str, str]] | None = None,
+) -> dict[str, Any]:
+    """
+    Return all that was seen, round by round, with the machine it was seen on, ready for JSON.
+
+    *versions* are those of the packages that rivals have in environments of their own.
+    """
     return {
         "began_at": began_at,
         "machine": machine(),
         "versions": {name: _version(name) for name in PACKAGES},
+        "rivals": versions or {},
         "results": [
             {
                 "workload": result.workload.name,
                 "about": result.workload.about,
                 "model": result.model,
                 "rounds": result.rounds,
+                "absent": result.absent,
                 "goals": [_told(result, goal) for goal in result.workload.goals],
             }
             for result in results

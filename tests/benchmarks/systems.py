@@ -1,4 +1,4 @@
-"""What is measured, started and stopped: our server, mlx_lm.server and the bare BatchGenerator."""
+"""What is measured, started and stopped: our server, those of others and the bare BatchGenerator."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Protocol
@@ -19,10 +20,15 @@ from typing import IO, Protocol
 import httpx
 import psutil
 
+from tests import environments
+from tests.benchmarks import rivals
 from tests.benchmarks.load import Answer, Client, Target, send_all
+from tests.benchmarks.rivals import Rival
 from tests.live import ROOT, free_port, running
 
 START_S = 60.0
+POLL_S = 0.1
+OWN_ROWS = 32
 SAMPLE_S = 0.1
 
 
@@ -36,16 +42,18 @@ class Setup:
     How a system is started.
 
     Attributes:
-        model: the folder of the model, which both servers are given.
+        model: the folder of the model, which all servers are given.
         concurrency: rows in a batch.
         environment: settings of our server alone.
         folder: where logs may lie.
+        rivals: where rivals with environments of their own are installed, if they are.
     """
 
     model: Path
     concurrency: int
     environment: dict[str, str]
     folder: Path
+    rivals: Path | None = None
 
 
 @dataclass
@@ -147,35 +155,39 @@ class Single:
         return self._process is not None and self._process.poll() is None
 
 
-class Rival(Single):
-    """mlx_lm.server, as it comes; it may have as many rows as ours."""
+class Other(Single):
+    """A server of others, as it comes; it may have as many rows as ours, but 32 at least."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, rival: Rival, setup: Setup) -> None:
+        self._rival = rival
         self._setup = setup
+        self._log = setup.folder / f"{rival.name}.log"
         self._target = Target(0, str(setup.model))
 
     def start(self) -> None:
         """Start it, and wait until it answers; it loads the model before."""
         port = free_port()
-        words = ["-m", "mlx_lm", "server", "--model", str(self._setup.model), "--port", str(port)]
-        rows = ["--decode-concurrency", str(max(32, self._setup.concurrency))]
-        with (self._setup.folder / "mlx_lm.log").open("ab") as log:
+        rows = max(OWN_ROWS, self._setup.concurrency)
+        words = self._rival.words(self._setup.model, port, rows)
+        with self._log.open("ab") as log:
             self._process = psutil.Popen(
-                [sys.executable, *words, *rows],
-                cwd=ROOT,
+                [self._rival.python(self._setup.rivals), *words],
+                cwd=ROOT if self._rival.is_here else self._setup.folder,
                 stdout=log,
                 stderr=log,
-                env=os.environ | {"HF_HUB_OFFLINE": "1"},
+                env=self._environment(),
             )
         self._target.port = port
-        deadline_s = time.monotonic() + START_S
+        deadline_s = time.monotonic() + self._rival.start_s
         while time.monotonic() < deadline_s and self.is_up():
             with suppress(httpx.HTTPError):
                 httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).raise_for_status()
                 return
-            time.sleep(0.1)
+            time.sleep(POLL_S)
+        ended = "did not answer" if self.is_up() else "ended"
         self.stop()
-        raise NotUp("mlx_lm.server did not answer")
+        said = rivals.last_line(self._log.read_text("utf-8", "replace"))
+        raise NotUp(f"{self._rival.name} {ended}: {said}")
 
     def run(self, clients: Sequence[Client], limit_s: float, at_once: int | None) -> Run:
         """Let *clients* ask."""
@@ -183,6 +195,12 @@ class Rival(Single):
         with Memory(self._process) as memory:
             answers = asyncio.run(send_all(self._target, clients, limit_s, at_once))
         return Run(answers, memory.seen_mb)
+
+    def _environment(self) -> dict[str, str]:
+        """Return its variables: it asks no hub, and what it keeps in a home isn't there for the next run."""
+        if self._rival.is_here:
+            return os.environ | {"HF_HUB_OFFLINE": "1"}
+        return environments.clean() | {"HF_HUB_OFFLINE": "1", "HOME": str(self._setup.folder)}
 
 
 class Bare(Single):
@@ -235,10 +253,10 @@ class Bare(Single):
             timer.cancel()
 
 
-KINDS: dict[str, type[Ours] | type[Rival] | type[Bare]] = {
+KINDS: dict[str, Callable[[Setup], Measurable]] = {
     "ours": Ours,
-    "mlx_lm": Rival,
     "bare": Bare,
+    **{name: partial(Other, rival) for name, rival in rivals.RIVALS.items()},
 }
 
 
@@ -271,17 +289,24 @@ class Memory:
 
 
 def end(process: psutil.Popen | None) -> None:
-    """End a process: kindly, then not."""
+    """End a process, kindly, then not; and what is left of those that it had started."""
     if process is None:
         return
+    family: list[psutil.Process] = []
+    with suppress(psutil.Error):
+        family = process.children(recursive=True)
     for pipe in (process.stdin, process.stdout):
         _close(pipe)
-    process.terminate()
+    with suppress(psutil.NoSuchProcess):
+        process.terminate()
     try:
         process.wait(5)
     except psutil.TimeoutExpired:
         process.kill()
         process.wait(5)
+    for relative in family:
+        with suppress(psutil.Error):
+            relative.kill()
 
 
 def _close(pipe: IO[str] | None) -> None:

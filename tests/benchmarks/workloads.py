@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,15 +28,29 @@ class System:
     A system as the file describes it.
 
     Attributes:
-        kind: our server, mlx_lm.server, or the bare BatchGenerator.
+        kind: our server, the bare BatchGenerator, or a name of `rivals.RIVALS`.
         environment: settings of our server; `{folder}` stands for an empty folder, `{embedded}` for that of
             the embedded model.
         beside: whether it gets the disturbing clients of a workload.
+        fields: what each measured request to it has besides those of the workload.
     """
 
-    kind: Literal["ours", "mlx_lm", "bare"]
+    kind: Literal["ours", "bare", "mlx_lm", "vllm-mlx", "mlx-openai-server"]
     environment: dict[str, str] = field(default_factory=dict)
     beside: bool = True
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def asked(self, clients: Sequence[Client]) -> list[Client]:
+        """Return *clients* with the fields that requests to this system have besides."""
+        return [
+            replace(
+                client,
+                asks=tuple(
+                    replace(ask, fields={**ask.fields, **self.fields}) for ask in client.asks
+                ),
+            )
+            for client in clients
+        ]
 
 
 @dataclass(frozen=True)

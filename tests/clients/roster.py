@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import environments
 from tests.clients.table import Step, Tried
 
 SCRIPTS = Path(__file__).parent / "scripts"
 INSTALL_TIMEOUT_S = 900
 RUN_TIMEOUT_S = 240
-# What holds this project's own environment is not for others.
-OURS = {"PIP_CONSTRAINT", "PYTHONWARNINGS", "PYTHONPATH"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +72,11 @@ def set_up(client: Client, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if client.is_of_node:
-        install = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder)]
+        npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder)]
+        environments.call([*npm, *client.packages], folder, INSTALL_TIMEOUT_S)
     else:
-        _call([sys.executable, "-m", "venv", str(folder)], folder, INSTALL_TIMEOUT_S)
-        install = [_python(folder), "-m", "pip", "install", "--quiet"]
-    _call([*install, *client.packages], folder, INSTALL_TIMEOUT_S)
+        environments.make(folder, INSTALL_TIMEOUT_S)
+        environments.install(folder, client.packages, INSTALL_TIMEOUT_S)
     mark.write_text(wanted, "utf-8")
 
 
@@ -98,28 +93,9 @@ def run(client: Client, folder: Path, url: str) -> Tried:
             shutil.copy(script, folder)
         command = ["node", str(folder / client.script)]
     else:
-        command = [_python(folder), str(SCRIPTS / client.script)]
-    printed = _call([*command, url], folder, RUN_TIMEOUT_S)
+        command = [environments.python(folder), str(SCRIPTS / client.script)]
+    printed = environments.call([*command, url], folder, RUN_TIMEOUT_S)
     lines = [json.loads(line) for line in printed.splitlines() if line.startswith('{"client":')]
     assert lines, f"{client.script} tried nothing:\n{printed}"
     steps = [Step(step=line["step"], ok=line["ok"], seen=line["seen"]) for line in lines]
     return Tried(version=lines[0]["version"], steps=steps)
-
-
-def _python(folder: Path) -> str:
-    return str(folder / "bin" / "python")
-
-
-def _call(command: Sequence[str], folder: Path, timeout_s: float) -> str:
-    ended = subprocess.run(
-        command,
-        cwd=folder,
-        env={name: value for name, value in os.environ.items() if name not in OURS},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=timeout_s,
-    )
-    said = ended.stdout[-2000:] + ended.stderr[-4000:]
-    assert ended.returncode == 0, f"{command} ended with {ended.returncode}:\n{said}"
-    return ended.stdout
