@@ -100,7 +100,7 @@ class Scheduler:
         self._ends = frozenset(loaded.tokenizer.eos_token_ids)
         self._answers = AnswerParser(loaded.tokenizer)
         self._teller = Teller(vocabulary)
-        self.reset()
+        self._start()
 
     @property
     def tickets(self) -> list[int]:
@@ -125,6 +125,10 @@ class Scheduler:
 
     def reset(self) -> None:
         """Drop every sequence, everything that a failed step may have left behind, and what steps took."""
+        self._prefixes.clear()
+        self._start()
+
+    def _start(self) -> None:
         self.sequences: dict[int, Sequence] = {}
         self._waiting: list[Sequence] = []
         self._scored: list[Sequence] = []
@@ -137,7 +141,6 @@ class Scheduler:
         ]  # tokens whose prefill was begun in the step before last, and in the last
         self._read_s = 0.0
         self._lanes.clear()
-        self._prefixes.clear()
 
     def add(self, ticket: int, prepared: Prepared, job: Job, came_s: float | None = None) -> None:
         """
