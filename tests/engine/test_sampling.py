@@ -81,7 +81,7 @@ def test_draws_that_were_taken_back_are_drawn_again() -> None:
     flat = mx.zeros((1, 64))
     first = drawn([row], flat)
     second = drawn([row], flat)
-    row.forget_in_flight(1)
+    row.forget_unknown(1, 1)
 
     assert drawn([row], flat) == second
     assert (first + second) == draws(Sampling(seed=3, frequency_penalty=0.5), n=2)[0]
@@ -119,7 +119,7 @@ def test_penalties_of_a_batch_are_those_of_each_row() -> None:
         assert expected == rows_of(fed)
         for row_sampling, tokens, token in zip(sequences, said, expected, strict=True):
             if tokens:
-                row_sampling.count(tokens[-1])
+                row_sampling.count(tokens[-1], len(tokens))
             tokens.append(token)
 
 

@@ -42,7 +42,7 @@ class Advance(NamedTuple):
 
     Attributes:
         sequence: which one.
-        tokens: the new ones; none in its first step, which feeds the last token of the prompt.
+        tokens: the new ones; none where what was fed is known already, as a prompt's last token is.
         n_fed: how many tokens its cache has more.
     """
 
@@ -60,10 +60,12 @@ class Batch:
 
     Attributes:
         sequences: the rows, in order.
+        is_ahead: the tokens drawn last are still being computed, or were when somebody last looked.
     """
 
     def __init__(self, model: Any) -> None:
         self.sequences: list[Sequence] = []
+        self.is_ahead = False
         self._model = model
         self._cache: Cache = []
         self._drawn = mx.zeros(0, dtype=mx.uint32)
@@ -117,7 +119,15 @@ class Batch:
 
     def drawn(self) -> list[int]:
         """Return what each row has drawn last; waits until it is computed."""
+        self.is_ahead = False
         return rows_of(self._drawn)
+
+    def read(self) -> list[Advance]:
+        """Read what each row has drawn last, at once and not with the next step."""
+        return [
+            Advance(each, each.read(token), 0)
+            for each, token in zip(self.sequences, self.drawn(), strict=True)
+        ]
 
     def decode(self) -> list[Advance]:
         """Feed each row the token that it drew last; return what was fed."""
@@ -125,6 +135,7 @@ class Batch:
         logits = self._model(fed[:, None], cache=self._cache)[:, -1]
         self._drawn = self._laid_out().draw(logits, fed)
         mx.async_eval(self._drawn)  # type: ignore[no-untyped-call]  # mlx's stubs
+        self.is_ahead = True
         return [
             Advance(each, each.take([token]), 1)
             for each, token in zip(self.sequences, rows_of(fed), strict=True)
@@ -151,7 +162,7 @@ class Batch:
         trim_each(self._cache, [n_wide + 1 - one.n_fed for one in advances])
         for one in advances:
             one.sequence.sampling.n_drawn += one.n_fed - 1
-        self._sampling = None
+        self._sampling, self.is_ahead = None, False
         last = [drawn[i][one.n_fed - 1] for i, one in enumerate(advances)]
         self._drawn = mx.array(last, dtype=mx.uint32)
         self._n_checks += 1

@@ -113,6 +113,7 @@ class SequenceSampling:
             wanted.repetition_penalty,
         )
         self.counts: NDArray[np.float32] | None = None
+        self._n_counted = 0
         self.in_prompt: NDArray[np.bool_] | None = None
         if self.penalties != NO_PENALTIES:
             self.counts = np.zeros(n_logits, dtype=np.float32)
@@ -130,15 +131,22 @@ class SequenceSampling:
             and self.bias is None
         )
 
-    def count(self, token: int) -> None:
-        """Take in that *token* was fed after the prompt."""
-        if self.counts is not None:
+    def count(self, token: int, place: int) -> None:
+        """Take in that *token* was fed, the answer's first at *place* 1; what was counted is left alone."""
+        if self.counts is not None and place > self._n_counted:
             self.counts[token] += 1
+            self._n_counted = place
 
-    def forget_in_flight(self, n_said: int) -> None:
-        """Take back what was drawn beyond the *n_said* tokens of the answer: it will be drawn again."""
-        self.n_drawn = n_said
-        self.is_in_flight = False
+    def forget_unknown(self, n_known: int, n_fed: int) -> None:
+        """
+        Take back what was drawn and is not known to anybody: it will be drawn again.
+
+        Args:
+            n_known: tokens of the answer that were read.
+            n_fed: tokens of the answer that were fed; negative or 0 within the prompt.
+        """
+        self.n_drawn = n_known
+        self.is_in_flight = max(n_fed, 0) < n_known
         self.reports.clear()
 
 

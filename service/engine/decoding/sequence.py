@@ -108,31 +108,39 @@ class Sequence:
         """
         Take in the tokens that were *fed* in a step; return the new ones, up to the one that ends it.
 
-        The first token fed after a prefill is known already, and so is not among them.
+        A token that is known already is not among them: the prompt's last, or one that was read when drawn.
         """
-        new = []
+        new: list[int] = []
         for token in fed:
             self.n_in_cache += 1
-            if self.n_in_cache <= len(self.tokens):
-                continue
-            self.tokens.append(token)
-            self.sampling.count(token)
-            new.append(token)
-            if token in self.ends:
-                self.finish_reason = "stop"
-                break
-            if len(self.tokens) - len(self.prompt) >= self.max_tokens:
-                self.finish_reason = "length"
+            self.sampling.count(token, self.n_in_cache - len(self.prompt))
+            if self.n_in_cache > len(self.tokens):
+                new.append(self._append(token))
+            if self.finish_reason:
                 break
         return new
 
+    def read(self, drawn: int) -> list[int]:
+        """Take in the token *drawn* last, which need not be fed yet; return it if it is new."""
+        is_known = self.n_in_cache < len(self.tokens)
+        return [] if is_known or self.finish_reason else [self._append(drawn)]
+
     def preempt(self) -> None:
         """Give its cache up, and wait again; what it has said is prefilled then, and it goes on."""
+        n_known, n_fed = len(self.tokens) - len(self.prompt), self.n_in_cache - len(self.prompt)
+        self.sampling.forget_unknown(n_known, n_fed)
         self.cache = None
         self.n_in_cache = 0
         self.stops = ()
-        self.sampling.forget_in_flight(len(self.tokens) - len(self.prompt))
         self.status = Status.WAITING
+
+    def _append(self, token: int) -> int:
+        self.tokens.append(token)
+        if token in self.ends:
+            self.finish_reason = "stop"
+        elif len(self.tokens) - len(self.prompt) >= self.max_tokens:
+            self.finish_reason = "length"
+        return token
 
     def spent(self) -> Spent:
         """Return what it took until now."""

@@ -38,26 +38,25 @@ class Speculation:
         self._drafter = drafter
         self._lookups: dict[Sequence, PromptLookup] = {}
         self._began_s = 0.0
-        self._drafting_s = 0.0
-        self._is_ahead = False
+        self._drafting_s, self._has_waited = 0.0, False
 
     def step(self) -> list[Advance]:
         """Advance each row by one token, or by more where a guess was right."""
         n_rows = len(self._batch.sequences)
         self._began_s = time.perf_counter()
-        self._drafting_s = 0.0
+        self._drafting_s, self._has_waited = 0.0, False
+        was_ahead = self._batch.is_ahead
         guesses = self._looked_up() or self._drafted()
         n_positions = n_rows * max(map(len, guesses), default=0)
         advances = self._batch.check(guesses) if n_positions else self._batch.decode()
         took_s = time.perf_counter() - self._began_s
         if n_positions:
             self._learn(guesses, advances)
-        if n_positions or self._is_ahead:
+        if n_positions or (was_ahead and not self._has_waited):
             self._costs.learn(took_s, n_rows, n_positions)
         if self._drafting_s:
             n_fed = sum(each.n_fed for each in advances)
             self._costs.reward(n_rows, self._drafting_s + took_s, n_fed)
-        self._is_ahead = not n_positions
         return advances
 
     def leave(self, leaving: Collection[Sequence]) -> None:
@@ -118,7 +117,7 @@ class Speculation:
         """Return what each row has drawn last; waits for it, so that what is timed begins there."""
         drawn = self._batch.drawn()
         self._began_s = time.perf_counter()
-        self._is_ahead = False
+        self._has_waited = True
         return drawn
 
     def _learn(self, guesses: Several[list[int]], advances: Iterable[Advance]) -> None:

@@ -6,17 +6,14 @@ A step that prefills is one in which everyone who decodes waits, so it is kept a
 
 from __future__ import annotations
 
-from service.engine.decoding.step_costs import mixed
+from service.engine.decoding.step_costs import INERTIA, mixed
 
 MAX_STEP_TOKENS = 2048  # as mlx-lm: what a step computes on the way grows with them
 MIN_STEP_TOKENS = 2  # or a prompt would never end
+GROUP_TOKENS = 80  # of short prompts together: weights are read for nothing with fewer (measured)
 ALONE_S = 0.25  # how long a step may be where nobody decodes: a cancel waits for it (taste)
-SHARE = (
-    1.5  # how long prefill may make a step, in steps that only decode (measured: gaps stay under 3)
-)
-GROUP_STEPS = (
-    4.0  # a group's prefill should be so many decode steps of one row: less wastes weights read
-)
+SHARE = 1.5  # how long prefill may make a step, in steps that only decode (measured)
+CROWD = 2.0  # how much longer, for each that waits for its first token beside one that decodes (measured)
 
 
 class PrefillBudget:
@@ -24,7 +21,6 @@ class PrefillBudget:
 
     def __init__(self) -> None:
         self._decode_s = 0.0
-        self._pass_s = 0.0
         self._token_s = ALONE_S / MAX_STEP_TOKENS
 
     def n_tokens(self, n_waiting: int, n_decoding: int) -> int:
@@ -37,21 +33,16 @@ class PrefillBudget:
         """
         allowed_s = ALONE_S
         if n_decoding:
-            crowd = 1 + (n_waiting - 1) / n_decoding
+            crowd = 1 + CROWD * (n_waiting - 1) / n_decoding
             allowed_s = min(SHARE * self._decode_s * crowd, ALONE_S)
-        return min(max(int(allowed_s / self._token_s), MIN_STEP_TOKENS), MAX_STEP_TOKENS)
-
-    @property
-    def group_tokens(self) -> int:
-        """How many tokens of short prompts to prefill together: more would only make the first wait."""
-        return int(GROUP_STEPS * self._pass_s / self._token_s)
+        least = GROUP_TOKENS if n_waiting > n_decoding else MIN_STEP_TOKENS
+        return min(max(int(allowed_s / self._token_s), least), MAX_STEP_TOKENS)
 
     def learn(self, took_s: float, n_prefilled: int, n_decoding: int) -> None:
         """Take in that a step took *took_s* seconds for *n_prefilled* tokens and *n_decoding* rows."""
         if n_prefilled:
             prefill_s = max(took_s - (self._decode_s if n_decoding else 0.0), 0.0)
-            self._token_s = mixed(self._token_s, prefill_s / n_prefilled)
+            weight = (1 - INERTIA) * min(n_prefilled / GROUP_TOKENS, 1.0)  # few say little of each
+            self._token_s += weight * (prefill_s / n_prefilled - self._token_s)
         elif n_decoding:
             self._decode_s = mixed(self._decode_s or took_s, took_s)
-            if n_decoding == 1:
-                self._pass_s = mixed(self._pass_s or took_s, took_s)

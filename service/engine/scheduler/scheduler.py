@@ -29,7 +29,7 @@ from service.engine.decoding.scoring import Scoring
 from service.engine.decoding.sequence import Sequence, Status
 from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
-from service.engine.scheduler.budget import PrefillBudget
+from service.engine.scheduler.budget import GROUP_TOKENS, PrefillBudget
 from service.engine.scheduler.lanes import Lane, Lanes
 from service.engine.scheduler.output import StepOutput, Teller
 from service.engine.scheduler.prefill import Prefills
@@ -135,10 +135,9 @@ class Scheduler:
         self._scoring: Scoring | None = None
         self._prefills = Prefills(self._loaded.model, self.window, is_keeping=self._prefixes.is_on)
         self._budget = PrefillBudget()
-        self._begun = [
-            0,
-            0,
-        ]  # tokens whose prefill was begun in the step before last, and in the last
+        self._n_begun = (
+            0  # tokens whose prefill was begun in the last step, beside rows that decode
+        )
         self._read_s = 0.0
         self._lanes.clear()
 
@@ -197,12 +196,15 @@ class Scheduler:
         """Advance every row, and let those go that have ended."""
         n_decoding = len(self._lanes.sequences)
         if not n_decoding:
-            self._read_s = 0.0
+            self._read_s, self._n_begun = 0.0, 0
             return
         finished: list[Sequence] = []
         try:
-            for lane, advances in self._lanes.steps(is_disturbed=any(self._begun)):
+            for lane, advances in self._lanes.steps(is_disturbed=self._n_begun > 0):
                 ended = [one.sequence for one in advances if self._tell(one, output)]
+                if self._is_urgent(lane):
+                    drawn = [one for one in lane.batch.read() if one.sequence not in ended]
+                    ended += [one.sequence for one in drawn if self._tell(one, output)]
                 self._keep_ended(lane, ended)
                 finished += ended
         except Exception as error:
@@ -212,9 +214,14 @@ class Scheduler:
         self._finish(finished)
         now_s = time.monotonic()
         if self._read_s:
-            self._budget.learn(now_s - self._read_s, self._begun[0], n_decoding)
+            self._budget.learn(now_s - self._read_s, self._n_begun, n_decoding)
         self._read_s = now_s
-        self._begun = [self._begun[1], 0]
+        self._n_begun = 0
+
+    def _is_urgent(self, lane: Lane) -> bool:
+        """Whether what was drawn can't wait for the next step: a first token, or prefill is next."""
+        is_first = any(not each.n_said for each in lane.batch.sequences)
+        return is_first or bool(self._prefills.sequences or self._waiting)
 
     def _tell(self, advance: Advance, output: StepOutput) -> bool:
         """Put what a sequence says into *output*; return whether it is over, since it ended or broke."""
@@ -266,7 +273,7 @@ class Scheduler:
         n_decoding = len(self._lanes.sequences)
         n_tokens = self._budget.n_tokens(len(prefills.sequences) + len(self._waiting), n_decoding)
         group = [each for each in prefills.sequences if not each.n_left]
-        group = group or prefills.next_group(n_tokens, self._budget.group_tokens)
+        group = group or prefills.next_group(n_tokens, GROUP_TOKENS)
         began_s = time.monotonic()
         try:
             cache, n_fed = prefills.feed(group, n_tokens)
@@ -281,7 +288,7 @@ class Scheduler:
         for each in group:
             each.begun_s = each.begun_s or began_s
         if n_decoding:
-            self._begun[1] = n_fed
+            self._n_begun = n_fed
         else:
             self._budget.learn(time.monotonic() - began_s, n_fed, 0)
         if not group[0].n_left:
