@@ -404,7 +404,7 @@ class Delta(Part, frozen=True):
 
 
 class Step(Message, frozen=True):
-    """The deltas of one batch step; empty after a step that only read prompts: a sign of life."""
+    """The deltas of one batch step; empty after a step that only prefilled prompts: a sign of life."""
 
     deltas: tuple[Delta, ...]
 
