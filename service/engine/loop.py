@@ -23,13 +23,14 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from service.catalog.card import UnfitModel
-from service.engine.cache.memory_plan import Memory, plan
+from service.engine.cache.memory_plan import MemoryPlan, plan, set_limits
 from service.engine.channel import Channel
 from service.engine.decoding.draft_model import load_draft
 from service.engine.model.load import LoadedModel, load
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.scheduler.scheduler import Batcher
 from service.engine.text.prompt import Prepared, Prompter, RefusedPrompt
+from service.engine.trial import open_prefixes
 from service.engine.warmup import warm_up
 from service.protocol import (
     Accepted,
@@ -93,7 +94,7 @@ class Engine:
         self._text_worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="text")
         self._preparing: set[int] = set()
         self._cancelled: set[int] = set()
-        self._memory: Memory | None = None
+        self._memory: MemoryPlan | None = None
 
     def read(self) -> None:
         """Hand messages over until the API process is gone; then there is nobody left to work for."""
@@ -120,7 +121,8 @@ class Engine:
         if not mx.isfinite(logits).all().item():
             raise UnfitModel("it computes no finite numbers; its weights are damaged")
         draft = load_draft(order, loaded, logits.shape[-1])
-        loaded, memory = plan(loaded, order, draft)
+        loaded, memory = plan(loaded, order, draft.n_bytes if draft else None)
+        set_limits(memory)
         self._memory = memory
         vocabulary = Vocabulary(loaded.tokenizer, logits.shape[-1])
         self._prompter = Prompter(
@@ -129,6 +131,7 @@ class Engine:
             vocabulary,
             allow_grammars=order.allow_grammars,
             window=memory.window,
+            model_context_length=memory.model_context_length,
         )
         prompt = self._first_prompt()
         batcher = Batcher(
@@ -137,14 +140,14 @@ class Engine:
             order.max_concurrency,
             caches=memory.caches,
             prefixes=memory.prefixes,
-            row_bytes=memory.row_bytes,
-            max_kv_bytes=memory.max_kv_bytes,
+            row_bytes=memory.sequence_bytes,
+            max_kv_bytes=memory.kv_budget_bytes,
             max_tokens_ahead=order.num_draft_tokens,
             draft=draft,
         )
-        self._channel.send(Loaded(loaded.card))
+        self._channel.send(Loaded(loaded.card, memory.budget))
         error = self._warm_up(batcher, prompt, order.max_concurrency) if order.warmup else None
-        memory.open(batcher, prompt)
+        open_prefixes(batcher, memory, prompt)
         self._channel.send(WarmedUp(error))
         while True:
             self._take(batcher)

@@ -66,6 +66,7 @@ class Prompter:
         vocabulary: the model's tokens.
         allow_grammars: requests may bring grammars of their own.
         window: of prompts as long or longer, tell where a chat's last turn begins.
+        model_context_length: what the model could do with more memory; None: it can do no more.
     """
 
     def __init__(
@@ -76,11 +77,13 @@ class Prompter:
         *,
         allow_grammars: bool = False,
         window: float = math.inf,
+        model_context_length: int | None = None,
     ) -> None:
         # A copy: encoding switches options inside, while the MLX thread decodes with the original.
         self._tokenizer = copy.deepcopy(tokenizer)
         self._context_length = context_length
         self._window = window
+        self._model_context_length = model_context_length or context_length
         self._vocabulary = vocabulary
         self._longest_token = max(map(len, tokenizer.get_vocab()))  # in characters
         specials = sorted(special_tokens(tokenizer).values(), key=len, reverse=True)
@@ -193,9 +196,14 @@ class Prompter:
         return bool(begun > self._tokenizer.rfind_think_end(ids))
 
     def _overflow(self, how_many: str, param: str) -> RefusedPrompt:
+        fits = f"the model's context holds {self._context_length}, prompt and answer together"
+        if self._context_length < self._model_context_length:
+            fits = (
+                f"the server's memory holds {self._context_length}, prompt and answer together, "
+                f"of the {self._model_context_length} of the model's context"
+            )
         return RefusedPrompt(
-            f"The prompt has {how_many} tokens; the model's context holds {self._context_length}, "
-            "prompt and answer together.",
+            f"The prompt has {how_many} tokens; {fits}.",
             param=param,
             code="context_length_exceeded",
         )
