@@ -209,6 +209,33 @@ class ModelCard(Part, frozen=True):
     knows_thinking: bool = False
 
 
+class Budget(Part, frozen=True):
+    """
+    The memory of a model that is loaded.
+
+    Attributes:
+        weights_bytes: what its weights take.
+        kv_cache_bytes: most that the KV cache of all requests that generate at once may take.
+        context_length: longest prompt and answer together that this holds, in tokens.
+        model_context_length: what it would be with any amount of memory.
+        n_full_contexts: how many requests of `context_length` it holds at once.
+    """
+
+    weights_bytes: int
+    kv_cache_bytes: int
+    context_length: int
+    model_context_length: int
+    n_full_contexts: int
+
+    def __str__(self) -> str:
+        """Return it in words for a log."""
+        return (
+            f"{self.weights_bytes / 1e6:,.0f} MB of weights, {self.kv_cache_bytes / 1e6:,.0f} MB for "
+            f"the KV cache, which holds {self.n_full_contexts:,} requests of {self.context_length:,} "
+            "tokens"
+        )
+
+
 class Load(Message, frozen=True):
     """
     Load this model; the first message an engine gets, and the only one of its kind.
@@ -224,7 +251,7 @@ class Load(Message, frozen=True):
         allow_grammars: requests may bring grammars of their own.
         kv_bits: bits of a number in the KV cache, 4 or 8; None: not quantized.
         max_kv_size: most tokens that a layer's KV cache holds for one request; None: all.
-        kv_memory_mb: memory for the KV cache of all rows, in MB; None: any.
+        kv_memory_mb: memory for the KV cache of all rows, in MB; None: what the machine has left.
         prefix_cache_mb: memory for the KV caches of earlier prompts, in MB; 0: none.
         prefix_cache_path: folder that keeps the prefix cache over a restart; None: memory only.
         prefix_cache_disk_mb: most that this folder holds for one model, in MB.
@@ -279,6 +306,7 @@ class Loaded(Message, frozen=True):
     """The weights are in memory; warm-up comes next."""
 
     card: ModelCard
+    budget: Budget
 
 
 class LoadFailed(Message, frozen=True):

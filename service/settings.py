@@ -152,7 +152,8 @@ class Settings:
     )  # fmt: skip
     kv_memory_mb: int | None = _option(
         "KV_MEMORY_MB", "--kv-memory-mb", Whole(min=1), None,
-        "Memory for the KV cache of all that generates at once, in MB; who does not fit waits. None: any.",
+        "Memory for the KV cache of all requests that generate at once, in MB; a request that does not fit "
+        "waits. None: what the machine has left.",
     )  # fmt: skip
     prefix_cache_mb: int = _option(
         "PREFIX_CACHE_MB", "--prefix-cache-mb", Whole(min=0), 1024,

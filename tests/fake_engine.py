@@ -22,6 +22,7 @@ from pathlib import Path
 
 from service.protocol import (
     Accepted,
+    Budget,
     Cancel,
     Cancelled,
     Chat,
@@ -49,6 +50,7 @@ from service.protocol import (
 )
 
 CARD = ModelCard("fake/engine", "fake", "An engine without a model.", 4096, 1_700_000_000)
+BUDGET = Budget(1_000_000, 8_000_000, 4096, 8192, 2)
 REASON = "config.json cannot be read"
 
 
@@ -130,7 +132,7 @@ def text_of(prompt: Prompt) -> str:
 
 def loaded_and_warm(engine: Engine) -> None:
     """Load and warm up at once."""
-    engine.send(Loaded(CARD), WarmedUp())
+    engine.send(Loaded(CARD, BUDGET), WarmedUp())
 
 
 def fail_to_load(engine: Engine) -> None:
@@ -157,36 +159,36 @@ def load_for_ever(engine: Engine) -> None:
 
 def die_warming(engine: Engine) -> None:
     """Load, then crash in warm-up."""
-    engine.send(Loaded(CARD))
+    engine.send(Loaded(CARD, BUDGET))
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fail_to_warm_up(engine: Engine) -> None:
     """Load, and say that warm-up failed."""
-    engine.send(Loaded(CARD), WarmedUp("RuntimeError"))
+    engine.send(Loaded(CARD, BUDGET), WarmedUp("RuntimeError"))
 
 
 def warm_up_for_ever(engine: Engine) -> None:
     """Load, and never say another word."""
-    engine.send(Loaded(CARD))
+    engine.send(Loaded(CARD, BUDGET))
     time.sleep(60)
 
 
 def speak_nonsense(engine: Engine) -> None:
     """Send a frame that is no msgpack."""
-    engine.send(Loaded(CARD), WarmedUp())
+    engine.send(Loaded(CARD, BUDGET), WarmedUp())
     engine.send_raw(struct.pack(">I", 3) + b"\xc1\xc1\xc1")
 
 
 def speak_strangely(engine: Engine) -> None:
     """Send a frame that is msgpack and no message."""
-    engine.send(Loaded(CARD), WarmedUp())
+    engine.send(Loaded(CARD, BUDGET), WarmedUp())
     engine.send_raw(struct.pack(">I", 5) + b"\x91\xa3Foo")
 
 
 def speak_endlessly(engine: Engine) -> None:
     """Announce a frame that is over the limit."""
-    engine.send(Loaded(CARD), WarmedUp())
+    engine.send(Loaded(CARD, BUDGET), WarmedUp())
     engine.send_raw(b"\xff\xff\xff\xff")
 
 
@@ -210,7 +212,7 @@ def hang_up_loading(engine: Engine) -> None:
 
 def hang_up_warming(engine: Engine) -> None:
     """Load, then say no more and go on as a process."""
-    engine.send(Loaded(CARD))
+    engine.send(Loaded(CARD, BUDGET))
     engine.hang_up()
 
 

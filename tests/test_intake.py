@@ -13,7 +13,7 @@ from service.fleet.admission import Admission
 from service.fleet.lifecycle import Lifecycle
 from service.fleet.supervisor import Supervisor
 from service.fleet.ticket import Ticket
-from service.protocol import Delta, Job, ModelCard, Text
+from service.protocol import Budget, Delta, Job, ModelCard, Text
 from service.telemetry import Metrics
 from service.web.intake import Intake, collect
 
@@ -45,7 +45,7 @@ class Engine:
     def be_ready(self) -> None:
         """Have the model in memory."""
         self.lifecycle.loading()
-        self.lifecycle.warming(CARD)
+        self.lifecycle.warming(CARD, Budget(1, 1, 1, 1, 1))
 
 
 class Case:

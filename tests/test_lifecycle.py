@@ -13,16 +13,17 @@ from service import contracts
 from service.errors import ModelNotReady, ShuttingDown
 from service.fleet import lifecycle
 from service.fleet.lifecycle import TRANSITIONS, Lifecycle, State
-from service.protocol import ModelCard
+from service.protocol import Budget, ModelCard
 from service.web.resources.probes import Health, Readiness
 
 CARD = ModelCard("org/m", "gemma", "A model.", 4096, 1)
+BUDGET = Budget(4_000_000, 9_000_000, 2048, 4096, 3)
 OTHER = ModelCard("org/n", "gemma", "A model.", 4096, 2)
 
 MOVES: dict[State, Callable[[Lifecycle], None]] = {
     State.STARTING: lambda model: model.starting_again(),
     State.LOADING: lambda model: model.loading(),
-    State.WARMING: lambda model: model.warming(CARD),
+    State.WARMING: lambda model: model.warming(CARD, BUDGET),
     State.READY: lambda model: model.warmed(None),
     State.FAILED: lambda model: model.failed("boom"),
     State.DRAINING: lambda model: model.draining(),
@@ -153,6 +154,27 @@ def test_readiness_in_each_state(state: State) -> None:
     assert (state is State.READY) == body["ready"]
     assert state.value == entry["state"]
     assert (state is State.READY) == (entry["reason"] is None)
+    assert (state in (State.STARTING, State.LOADING) or WAYS[state][1:2] != [State.WARMING]) == (
+        entry["memory"] is None
+    )
+
+
+def test_memory_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """By `/readyz` once the model is loaded, and by the line that says that it is ready."""
+    with caplog.at_level("INFO"):
+        _, body = get(model_in(State.READY), "/readyz")
+
+    assert body["models"][0]["memory"] == {
+        "weights_bytes": 4_000_000,
+        "kv_cache_bytes": 9_000_000,
+        "context_length": 2048,
+        "model_context_length": 4096,
+        "full_contexts": 3,
+    }
+    assert (
+        "Ready, warmed up: 4 MB of weights, 9 MB for the KV cache, which holds 3 requests of 2,048 tokens."
+        in caplog.messages
+    )
 
 
 @pytest.mark.parametrize("state", State)
@@ -195,7 +217,7 @@ def test_second_life_begins_cold() -> None:
     model.starting_again()
     assert "killed by SIGKILL" in (model.reason or "")
     model.loading()
-    model.warming(OTHER)
+    model.warming(OTHER, BUDGET)
     assert (False, OTHER) == (model.warmup_completed, model.healthy_card)
 
 

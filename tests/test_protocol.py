@@ -10,6 +10,7 @@ import pytest
 from service import protocol
 from service.protocol import (
     Accepted,
+    Budget,
     Cancel,
     Cancelled,
     Candidate,
@@ -107,7 +108,7 @@ TO_ENGINE: list[ToEngine] = [
     Detokenize(6, ()),
 ]
 FROM_ENGINE: list[FromEngine] = [
-    Loaded(CARD),
+    Loaded(CARD, Budget(1, 2, 3, 4, 5)),
     LoadFailed("no config.json"),
     WarmedUp(),
     WarmedUp("RuntimeError"),

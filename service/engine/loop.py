@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from service.catalog.card import UnfitModel
-from service.engine.cache.memory_plan import Memory, plan
+from service.engine.cache.memory_plan import MemoryPlan, plan, set_limits
 from service.engine.channel import Channel
 from service.engine.decoding.draft_model import load_draft
 from service.engine.model.load import LoadedModel, load
@@ -32,6 +32,7 @@ from service.engine.prepare import Preparer
 from service.engine.scheduler.output import StepOutput
 from service.engine.scheduler.scheduler import Scheduler
 from service.engine.text.prompt import Prepared, RefusedPrompt
+from service.engine.trial import open_prefixes, trial_prompt
 from service.engine.warmup import warm_up
 from service.protocol import (
     Accepted,
@@ -94,7 +95,7 @@ class Engine:
         self._inbox: queue.SimpleQueue[_Arrival | Cancel] = queue.SimpleQueue()
         self._text_worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="text")
         self._open: set[int] = set()  # tickets that were submitted, and neither ended nor cancelled
-        self._memory: Memory | None = None
+        self._memory: MemoryPlan | None = None
 
     def read(self) -> None:
         """Hand messages over until the API process is gone; then there is nobody left to work for."""
@@ -122,7 +123,8 @@ class Engine:
         if not mx.isfinite(logits).all().item():
             raise UnfitModel("it computes no finite numbers; its weights are damaged")
         draft = load_draft(order, loaded, logits.shape[-1])
-        loaded, memory = plan(loaded, order, draft)
+        loaded, memory = plan(loaded, order, draft.n_bytes if draft else None)
+        set_limits(memory)
         self._memory = memory
         vocabulary = Vocabulary(loaded.tokenizer, logits.shape[-1])
         self._preparer = Preparer(
@@ -131,6 +133,7 @@ class Engine:
             vocabulary,
             allow_grammars=order.allow_grammars,
             window=memory.window,
+            model_context_length=memory.model_context_length,
         )
         prompt = self._first_prompt()
         scheduler = Scheduler(
@@ -139,14 +142,16 @@ class Engine:
             order.max_concurrency,
             caches=memory.caches,
             prefixes=memory.prefixes,
-            sequence_bytes=memory.row_bytes,
-            kv_budget_bytes=memory.max_kv_bytes,
+            sequence_bytes=memory.sequence_bytes,
+            kv_budget_bytes=memory.kv_budget_bytes,
+            max_step_tokens=memory.max_step_tokens,
             max_tokens_ahead=order.num_draft_tokens,
             draft=draft,
         )
-        self._channel.send(Loaded(loaded.card))
+        self._channel.send(Loaded(loaded.card, memory.budget))
         error = self._warm_up(scheduler, prompt, order.max_concurrency) if order.warmup else None
-        memory.open(scheduler, prompt)
+        tried = trial_prompt(scheduler, prompt, vocabulary.n_tokens)
+        open_prefixes(scheduler, memory.prefixes, memory.store, tried, logits.dtype)
         self._channel.send(WarmedUp(error))
         while True:
             self._take(scheduler)

@@ -24,6 +24,7 @@ class Preparer:
         vocabulary: the model's tokens.
         allow_grammars: requests may bring grammars of their own.
         window: of prompts as long or longer, find where a chat's last turn begins.
+        model_context_length: what the model could do with more memory; None: it can do no more.
     """
 
     def __init__(
@@ -34,8 +35,15 @@ class Preparer:
         *,
         allow_grammars: bool = False,
         window: float = math.inf,
+        model_context_length: int | None = None,
     ) -> None:
-        self._prompter = Prompter(tokenizer, context_length, vocabulary, window=window)
+        self._prompter = Prompter(
+            tokenizer,
+            context_length,
+            vocabulary,
+            window=window,
+            model_context_length=model_context_length,
+        )
         self._compiler = GrammarCompiler(tokenizer, vocabulary, allow_grammars=allow_grammars)
         self._vocabulary = vocabulary
 

@@ -24,7 +24,7 @@ import enum
 import logging
 
 from service.errors import ModelNotReady, ServiceError, ShuttingDown
-from service.protocol import ModelCard
+from service.protocol import Budget, ModelCard
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +64,7 @@ class Lifecycle:
         state: where it stands.
         reason: why it is not ready, for `/readyz`; None if it is.
         card: what the model says of itself; None until its weights have been loaded once.
+        budget: the memory that it has; None like the card.
         warmup_enabled: a warm-up was asked for.
         warmup_completed: a real pass has run, in this engine process.
     """
@@ -72,6 +73,7 @@ class Lifecycle:
         self.state = State.STARTING
         self.reason: str | None = "the engine process is being started"
         self.card: ModelCard | None = None
+        self.budget: Budget | None = None
         self.warmup_enabled = warmup_enabled
         self.warmup_completed = False
 
@@ -89,9 +91,9 @@ class Lifecycle:
         """Note that the engine process runs and was told what to load."""
         self._move(State.LOADING, "the model is being loaded")
 
-    def warming(self, card: ModelCard) -> None:
-        """Note that the weights are in memory."""
-        self.card = card
+    def warming(self, card: ModelCard, budget: Budget) -> None:
+        """Note that the weights are in memory, and which memory there is beside them."""
+        self.card, self.budget = card, budget
         _log.info("Model %s is loaded: %s", card.id, card.description)
         self._move(State.WARMING, "warm-up is running")
 
@@ -100,7 +102,7 @@ class Lifecycle:
         self.warmup_completed = self.warmup_enabled and error is None
         if error is not None:
             _log.error("Warm-up failed: %s", error)
-        _log.info("Ready%s.", ", warmed up" if self.warmup_completed else "")
+        _log.info("Ready%s: %s.", ", warmed up" if self.warmup_completed else "", self.budget)
         self._move(State.READY, None if error is None else f"warm-up failed: {error}")
 
     def failed(self, reason: str) -> None:

@@ -319,10 +319,10 @@ class Supervisor:
                 self._owed.pop(number, None)
             case Failed(number):
                 self._fail(number, InternalError("The engine failed on this request."))
-            case Loaded(card):
+            case Loaded(card, budget):
                 if self.lifecycle.state is State.LOADING:
                     self._healthy_since_s = time.monotonic()
-                    self.lifecycle.warming(card)
+                    self.lifecycle.warming(card, budget)
             case WarmedUp(error):
                 if self.lifecycle.state is State.WARMING:
                     self.lifecycle.warmed(error)

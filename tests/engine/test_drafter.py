@@ -6,6 +6,7 @@ import functools
 import json
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -412,25 +413,32 @@ def test_draft_that_does_not_run_in_a_batch_is_refused(monkeypatch: pytest.Monke
         DraftModel(random_models.model("full"), 4096, N_TOKENS)
 
 
+def draft_bytes(order: Load, loaded: LoadedModel) -> Callable[[int], int]:
+    """Return what the draft model that *order* names remembers of rows."""
+    draft = load_draft(order, loaded, 1280)
+    assert draft is not None
+    return draft.n_bytes
+
+
 def test_draft_has_its_part_of_the_memory(loaded: LoadedModel) -> None:
     """Each token is remembered twice, so fewer fit."""
     order = ordered(EMBEDDED_FOLDER, kv_memory_mb=4)
     alone, _ = plan(loaded, order)
-    both, kept = plan(loaded, order, load_draft(order, loaded, 1280))
+    both, kept = plan(loaded, order, draft_bytes(order, loaded))
 
     assert MIN_CONTEXT < both.card.context_length < alone.card.context_length / 2
-    assert kept.row_bytes(both.card.context_length) <= kept.max_kv_bytes == 4 * MB
+    assert kept.sequence_bytes(both.card.context_length) <= kept.kv_budget_bytes == 4 * MB
 
 
 def test_bounded_model_has_a_draft_that_is_not(loaded: LoadedModel) -> None:
     """What a draft remembers grows where the model's memory doesn't, up to what the draft can read."""
     order = ordered(EMBEDDED_FOLDER, kv_memory_mb=2, max_kv_size=64)
-    both, kept = plan(loaded, order, load_draft(order, loaded, 1280))
+    both, kept = plan(loaded, order, draft_bytes(order, loaded))
     n = both.card.context_length
     short = DraftModel(loaded.model, 100, 1280)
 
     assert kept.caches.n_bytes(n) == kept.caches.n_bytes(
         512
     )  # its windows, which no setting bounds
-    assert kept.row_bytes(n) <= 2 * MB < kept.row_bytes(n + 1)
+    assert kept.sequence_bytes(n) <= 2 * MB < kept.sequence_bytes(n + 1)
     assert short.n_bytes(99) < short.n_bytes(100) == short.n_bytes(101)

@@ -1,22 +1,30 @@
-"""`service.engine.cache.memory_plan`: what was asked for is what there is, or the model isn't served."""
+"""`cache.memory_plan`: what was asked for is what there is, or the model isn't served; and never more."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
 from service.catalog.card import UnfitModel
-from service.engine.cache import memory_plan
-from service.engine.cache.memory_plan import MB, plan
-from service.engine.decoding.draft_model import DraftModel
+from service.engine.cache import inside, memory_plan
+from service.engine.cache.kv import Caches, arrays
+from service.engine.cache.memory_plan import (
+    MAX_STEP_TOKENS,
+    MB,
+    MIN_STEP_TOKENS,
+    RESERVE,
+    plan,
+    set_limits,
+)
+from service.engine.cache.step_memory import measured
 from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
-from service.engine.scheduler.scheduler import Scheduler
-from service.protocol import Load
+from service.engine.text.prompt import Prompter, RefusedPrompt
+from service.protocol import Job, Load, Tokens
+from tests.engine import random_models
 from tests.engine.random_models import dressed
-
-PROMPT = [50, 60, 70]
 
 
 def order(**fields: object) -> Load:
@@ -24,35 +32,109 @@ def order(**fields: object) -> Load:
     return Load(None, None, 4, False, "INFO", **fields)  # type: ignore[arg-type]
 
 
+def machine_with(usable_mb: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the machine have so much memory left."""
+    monkeypatch.setattr(memory_plan, "usable_bytes", lambda: int(usable_mb * MB))
+
+
 def test_context_is_no_longer_than_its_memory(loaded: LoadedModel) -> None:
     """The card tells what can really be had; a bound on the cache makes room again."""
     whole, _ = plan(loaded, order())
-    cut, kept = plan(loaded, order(kv_memory_mb=2))
+    cut, made = plan(loaded, order(kv_memory_mb=2))
     bounded, _ = plan(loaded, order(kv_memory_mb=2, max_kv_size=512))
 
     assert whole.card.context_length == loaded.card.context_length
     assert 512 < cut.card.context_length < whole.card.context_length
-    assert kept.row_bytes(cut.card.context_length) <= 2 * MB
-    assert kept.row_bytes(cut.card.context_length + 1) > 2 * MB
+    assert made.sequence_bytes(cut.card.context_length) <= made.kv_budget_bytes == 2 * MB
+    assert made.sequence_bytes(cut.card.context_length + 1) > 2 * MB
     assert bounded.card.context_length == loaded.card.context_length
+
+
+@pytest.mark.parametrize("usable_mb", [7, 12, 30, 60, 100, 300, 20_000])
+@pytest.mark.parametrize("prefix_cache_mb", [0, 20, 1024])
+def test_parts_are_never_more_than_the_machine_has(
+    usable_mb: int, prefix_cache_mb: int, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With much or little: rows, prefixes, the largest step and the reserve fit, and so does one full row."""
+    machine_with(usable_mb, monkeypatch)
+    _, made = plan(loaded, order(prefix_cache_mb=prefix_cache_mb))
+    whole = made.kv_budget_bytes + made.prefixes.max_bytes + made.step_bytes
+
+    assert whole == int(usable_mb * MB * (1 - RESERVE))
+    assert made.sequence_bytes(made.context_length) <= made.kv_budget_bytes
+    assert made.context_length <= made.model_context_length == loaded.card.context_length
+    assert MIN_STEP_TOKENS <= made.max_step_tokens <= MAX_STEP_TOKENS
+
+
+def test_prefixes_give_way_before_contexts(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what a whole row leaves is theirs; where there is plenty they have what was asked for."""
+    machine_with(60, monkeypatch)
+    _, little = plan(loaded, order(prefix_cache_mb=1024))
+    machine_with(20_000, monkeypatch)
+    _, much = plan(loaded, order(prefix_cache_mb=1024))
+
+    assert little.context_length == little.model_context_length
+    assert 0 < little.prefixes.max_bytes < 60 * MB
+    assert little.kv_budget_bytes == little.sequence_bytes(little.context_length)
+    assert much.prefixes.max_bytes == 1024 * MB
+
+
+def test_memory_that_is_set_is_had_exactly(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the machine has; where that is less, the log says so."""
+    machine_with(30, monkeypatch)
+    _, made = plan(loaded, order(kv_memory_mb=700))
+
+    assert made.kv_budget_bytes == 700 * MB
+    assert "KV_MEMORY_MB and PREFIX_CACHE_MB are more than the" in caplog.text
+
+
+def test_steps_become_smaller_before_contexts(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step takes no more than its share, where it can do with less."""
+    machine_with(300, monkeypatch)
+    _, made = plan(loaded, order())
+
+    assert made.context_length == made.model_context_length
+    assert MIN_STEP_TOKENS < made.max_step_tokens < MAX_STEP_TOKENS
+    assert made.step_bytes < 300 * MB / 4
 
 
 def test_memory_too_small_for_anything_is_refused(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message names the setting and what it has room for."""
-    monkeypatch.setattr(memory_plan, "MB", 5_000)
+    """The message says what there is, and the setting where it is to blame."""
+    machine_with(1, monkeypatch)
+    with pytest.raises(
+        UnfitModel, match=r"the 1 MB that the machine has left .* room for 0 tokens"
+    ):
+        plan(loaded, order())
 
+    monkeypatch.setattr(memory_plan, "MB", 5_000)
     with pytest.raises(UnfitModel, match="KV_MEMORY_MB has room for 0 tokens"):
         plan(loaded, order(kv_memory_mb=1))
 
 
+def test_draft_takes_part_of_the_memory(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a draft model remembers of a row counts with the row."""
+    machine_with(12, monkeypatch)
+    alone, _ = plan(loaded, order())
+    both, made = plan(loaded, order(), lambda n_tokens: n_tokens * 4096)
+
+    assert both.card.context_length < alone.card.context_length
+    assert made.sequence_bytes(100) == made.caches.n_bytes(100) + 409_600
+
+
 def test_draft_for_a_model_that_cannot_go_back_is_refused(loaded: LoadedModel) -> None:
     """Guesses that don't stand could not be taken back; whoever named a draft is told so."""
-    draft = DraftModel(loaded.model, 512, 1280)
-
     with pytest.raises(UnfitModel, match="DRAFT_MODEL is of no use"):
-        plan(dressed("state", loaded), order(), draft)
+        plan(dressed("state", loaded), order(), lambda n_tokens: n_tokens)
 
 
 def test_folder_that_cannot_be_made_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:
@@ -63,34 +145,76 @@ def test_folder_that_cannot_be_made_is_refused(loaded: LoadedModel, tmp_path: Pa
         plan(loaded, order(prefix_cache_mb=1, prefix_cache_path=str(tmp_path / "file")))
 
 
-@pytest.mark.parametrize("is_true", [True, False])
-def test_prefixes_are_kept_only_where_they_are_true(
-    is_true: bool,
-    loaded: LoadedModel,
-    vocabulary: Vocabulary,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Where an answer comes out otherwise, the cache is off, the log says so, and the server goes on."""
-    _, found = plan(loaded, order(prefix_cache_mb=100))
-    scheduler = Scheduler(loaded, vocabulary, 4, prefixes=found.prefixes)
-    monkeypatch.setattr(memory_plan, "answers_alike", lambda *_: is_true)
-    found.open(scheduler, PROMPT)
+def test_budget_tells_the_plan(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights, memory, context, and how many such contexts it holds."""
+    machine_with(1000, monkeypatch)
+    _, made = plan(loaded, order())
+    budget = made.budget
 
-    assert found.prefixes.is_on is is_true
-    assert ("the prefix cache is off" in caplog.text) is not is_true
+    assert (budget.kv_cache_bytes, budget.context_length) == (made.kv_budget_bytes, 8192)
+    assert budget.n_full_contexts == made.kv_budget_bytes // made.sequence_bytes(8192) > 20
+    assert 1_000_000 < budget.weights_bytes < 3_000_000
 
 
-def test_trial_that_breaks_is_no_proof(
+def test_prompt_beyond_the_memory_is_told_the_numbers(
     loaded: LoadedModel, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cache is off then, too."""
+    """How many tokens it has, how many fit, and that it is memory that binds and not the model."""
+    machine_with(12, monkeypatch)
+    cut, made = plan(loaded, order())
+    prompter = Prompter(
+        cut.tokenizer,
+        made.context_length,
+        vocabulary,
+        model_context_length=made.model_context_length,
+    )
+    with pytest.raises(RefusedPrompt) as refused:
+        prompter.prepare(Job(Tokens(tuple([9] * 8000))))
 
-    def broken(*_: object) -> bool:
-        raise RuntimeError("out of memory")
+    assert refused.value.code == "context_length_exceeded"
+    assert refused.value.message == (
+        f"The prompt has 8000 or more tokens; the server's memory holds {made.context_length}, "
+        "prompt and answer together, of the 8192 of the model's context."
+    )
 
-    _, found = plan(loaded, order(prefix_cache_mb=100))
-    monkeypatch.setattr(memory_plan, "answers_alike", broken)
-    found.open(Scheduler(loaded, vocabulary, 4, prefixes=found.prefixes), PROMPT)
 
-    assert not found.prefixes.is_on
+@pytest.mark.parametrize("kv_bits", [None, 8])
+@pytest.mark.parametrize("kind", ["full", "window", "state"])
+def test_steps_are_foretold(kind: str, kv_bits: int | None) -> None:
+    """From two small steps: what a large one over a long context takes, within a factor of two."""
+    model = random_models.model(kind)
+    caches = Caches(model, kv_bits, None)
+    step = measured(model, caches, 8192)
+    cache = caches.make()
+    model(mx.zeros((1, 1), dtype=mx.int32), cache=cache)
+    for part in inside.leaves(cache):
+        inside.fill(part, 3000)
+    mx.eval(arrays(cache))
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    model(mx.zeros((1, 256), dtype=mx.int32), cache=cache)
+    mx.eval(arrays(cache))
+    took = mx.get_peak_memory() - before
+
+    assert took / 1.25 < step.n_bytes(256, 3257) < took * 2.5
+
+
+def test_limits_are_set_once_from_the_plan(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLX may take what is planned and keep what a step gives back; nothing is wired without Metal."""
+    limits: dict[str, int] = {}
+    for name in ("set_memory_limit", "set_cache_limit", "set_wired_limit"):
+        monkeypatch.setattr(mx, name, lambda n, name=name: limits.update({name: n}))
+    machine_with(1000, monkeypatch)
+    _, made = plan(loaded, order())
+    set_limits(made)
+    assert limits.keys() == {"set_memory_limit", "set_cache_limit"}
+    assert limits["set_memory_limit"] >= 1000 * MB
+    assert limits["set_cache_limit"] == made.step_bytes
+
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(memory_plan, "working_set_bytes", lambda: 7)
+    set_limits(made)
+    assert limits["set_wired_limit"] == 7

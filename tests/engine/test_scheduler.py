@@ -13,7 +13,7 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
 from service.engine.cache.kv import Caches, keep_rows
-from service.engine.cache.prefix_cache import Ids, PrefixCache, PrefixHit
+from service.engine.cache.prefix_cache import PrefixCache
 from service.engine.decoding import batch
 from service.engine.decoding.sequence import Status
 from service.engine.model.load import LoadedModel
@@ -23,7 +23,7 @@ from service.engine.scheduler.output import StepOutput
 from service.engine.scheduler.scheduler import Scheduler
 from service.engine.text.answer import Answer
 from service.engine.text.prompt import Prepared
-from service.engine.warmup import answers_alike, warm_up
+from service.engine.warmup import warm_up
 from service.protocol import Chat, Delta, Job, Sampling, TokenLogprob, Tokens, Turn
 from tests.engine.conftest import job, run
 from tests.engine.random_models import dressed
@@ -544,31 +544,3 @@ def test_padding_that_all_rows_have_is_taken_out(
         scheduler.add(1, preparer.prepare(each), each)
         alone.append(text(run(scheduler)[1]))
     assert [text(seen[ticket]) for ticket in range(10)] == alone
-
-
-@pytest.mark.parametrize("kind", ["full", "window", "state"])
-def test_prefix_cache_passes_its_trial(
-    kind: str, loaded: LoadedModel, vocabulary: Vocabulary
-) -> None:
-    """With every kind of model, an answer is the same whether its prompt has been read before or not."""
-    scheduler = Scheduler(dressed(kind, loaded), vocabulary, 4, prefixes=PrefixCache(1 << 30))
-
-    assert answers_alike(scheduler, [50, 60, 70])
-
-
-def test_prefix_cache_fails_its_trial_where_it_is_wrong(
-    loaded: LoadedModel, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A cache that gives back one layer's content in another's place changes answers."""
-    find = PrefixCache.find
-
-    def swapped(self: PrefixCache, ids: Ids) -> PrefixHit:
-        held = find(self, ids)
-        if held.cache:
-            held.cache[1], held.cache[3] = held.cache[3], held.cache[1]
-        return held
-
-    monkeypatch.setattr(PrefixCache, "find", swapped)
-    scheduler = Scheduler(dressed("full", loaded), vocabulary, 4, prefixes=PrefixCache(1 << 30))
-
-    assert not answers_alike(scheduler, [50, 60, 70])

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import mlx.core as mx
 from mlx_lm.models import cache as mlx_lm_cache
 from mlx_lm.models.cache import (
     ArraysCache,
@@ -23,22 +24,17 @@ from mlx_lm.models.cache import (
 
 _KEYS = ("keys", "values", "offset", "nbytes", "state")
 
+_ROW = (*_KEYS, "update_and_fetch", "trim", "is_trimmable", "empty", "merge")
+_BATCH = ("nbytes", "state", "filter", "extend", "extract", "merge", "prepare", "finalize")
+_IN_BATCH = (*_KEYS, *_BATCH, "update_and_fetch", "_idx", "left_padding", "make_mask", "empty")
+
 RELIED_UPON: dict[type, tuple[str, ...]] = {
-    KVCache: (*_KEYS, "step", "trim", "is_trimmable", "empty", "size", "merge", "from_state"),
-    RotatingKVCache: (*_KEYS, "_idx", "max_size", "trim", "is_trimmable", "empty", "merge"),
-    BatchKVCache: (
-        *(*_KEYS, "_idx", "left_padding", "make_mask", "trim", "empty"),
-        *("filter", "extend", "extract", "merge", "prepare", "finalize"),
-    ),
-    BatchRotatingKVCache: (
-        *(*_KEYS, "_idx", "_offset", "rotated", "left_padding", "_temporal_order", "max_size"),
-        *("filter", "extend", "extract", "merge", "prepare", "finalize", "empty"),
-    ),
-    ArraysCache: ("nbytes", "state", "filter", "extend", "extract", "merge", "prepare", "finalize"),
-    CacheList: (
-        *("caches", "nbytes", "state", "is_trimmable", "trim"),
-        *("filter", "extend", "extract", "merge", "prepare", "finalize"),
-    ),
+    KVCache: (*_ROW, "step", "size", "from_state"),
+    RotatingKVCache: (*_ROW, "_idx", "max_size"),
+    BatchKVCache: (*_IN_BATCH, "trim"),
+    BatchRotatingKVCache: (*_IN_BATCH, "_offset", "rotated", "_temporal_order", "max_size"),
+    ArraysCache: _BATCH,
+    CacheList: (*_BATCH, "caches", "is_trimmable", "trim"),
 }
 """The classes of mlx-lm and what of each is used in this room. Seen in mlx-lm 0.32.2."""
 
@@ -75,6 +71,16 @@ def bytes_per_place(part: Any) -> int:
 def head_sizes(part: Any) -> set[int]:
     """Return how many numbers a key and a value have in a *part* that has read something."""
     return {part.keys.shape[-1], part.values.shape[-1]} if _has_places(part) else set()
+
+
+def fill(part: Any, n_tokens: int) -> None:
+    """Let a row's *part*, which has read something, hold *n_tokens* more that say nothing; states stay."""
+    if not _has_places(part) or n_tokens < 1:
+        return
+    keys, values = (
+        mx.zeros((*x.shape[:2], n_tokens, x.shape[3]), x.dtype) for x in (part.keys, part.values)
+    )
+    part.update_and_fetch(keys, values)
 
 
 def most_places(part: Any) -> int | None:

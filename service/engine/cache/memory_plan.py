@@ -1,4 +1,15 @@
-"""What an engine may remember: its rows' caches, and what was read before, as it was told at its start."""
+"""
+What an engine may remember, planned at its start, so that no number of requests takes more than there is.
+
+    what the machine lets the process have, the weights in memory already
+    ├── reserve       what nobody counts
+    ├── step          what the largest step takes, its logits included
+    ├── KV cache      of all rows together, at least of one as long as the context, if there is room
+    └── prefix cache  as it was asked for, or what is left: it gives way first
+
+Where even one row of the model's context has no room, the context is cut to what has. `KV_MEMORY_MB`, where
+it is set, is the KV cache's part exactly, whatever the machine says.
+"""
 
 from __future__ import annotations
 
@@ -9,103 +20,210 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import mlx.core as mx
+import mlx.nn as nn
 import msgspec
+from mlx.utils import tree_flatten
 
 from service.catalog.card import UnfitModel
 from service.engine.cache.kv import Caches, trimmable_below
+from service.engine.cache.machine import usable_bytes, working_set_bytes
 from service.engine.cache.prefix_cache import PrefixCache
 from service.engine.cache.prefix_store import DiskStore, fingerprint
-from service.engine.decoding.draft_model import DraftModel
+from service.engine.cache.step_memory import StepMemory, measured
 from service.engine.model.load import LoadedModel, locate
-from service.engine.scheduler.scheduler import Scheduler
-from service.engine.warmup import answers_alike
-from service.protocol import Load
+from service.protocol import Budget, Load
 
 _log = logging.getLogger(__name__)
 
 MB = 1_000_000
-MIN_CONTEXT = 16
+MIN_CONTEXT = 16  # the least that CONTEXT_LENGTH can be set to
+RESERVE = 0.1
+"""
+Part of the machine's memory that is left alone. Taste, for what nobody counts: an array that grows is there
+twice for a moment, steps are foretold from small ones (the built-in model's were, within 30 %), texts and
+grammars take memory, and where it is not Metal's working set, other processes grow as well.
+"""
+MAX_STEP_TOKENS, MIN_STEP_TOKENS = (
+    2048,
+    64,
+)  # the largest step is what decoding reads at once, where it may
+STEP_SHARE = 0.25  # taste: of memory for a step; where it would take more, steps are smaller and not contexts
+MIN_BUFFERS_BYTES = (
+    32 * MB
+)  # what MLX keeps by itself on the CPU; less is asked for anew all the time
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryPlan:
     """
-    What a batch remembers with.
+    What a batch remembers with, and how much of it.
 
     Attributes:
         caches: makes each row's.
-        row_bytes: what a row of so many tokens takes, with what a draft model remembers of it.
-        max_kv_bytes: of all rows together; may be infinite.
+        sequence_bytes: what a row of so many tokens takes, with what a draft model remembers of it.
+        kv_budget_bytes: for all rows together; holds one row of `context_length` tokens at least.
         prefixes: what has been read before.
-        files: where that outlives the process; None: nowhere.
+        store: where that outlives the process; None: nowhere.
+        context_length: longest prompt and answer together, in tokens.
+        model_context_length: what it would be with any amount of memory.
+        max_step_tokens: how many tokens of prompts one step may read, of all rows together.
+        step_bytes: what such a step takes beside weights and caches.
+        weights_bytes: what the model's weights take.
+        usable_bytes: what the process may take beside all that it had when this was planned.
     """
 
     caches: Caches
-    row_bytes: Callable[[int], int]
-    max_kv_bytes: float
+    sequence_bytes: Callable[[int], int]
+    kv_budget_bytes: int
     prefixes: PrefixCache
-    files: DiskStore | None
+    store: DiskStore | None
+    context_length: int
+    model_context_length: int
+    max_step_tokens: int
+    step_bytes: int
+    weights_bytes: int
+    usable_bytes: int
 
     @property
     def window(self) -> float:
         """How long a prompt must be for what is kept of it not to be shortened; may be infinite."""
         return trimmable_below(self.caches.make()) if self.prefixes.is_on else math.inf
 
-    def open(self, batcher: Scheduler, prompt: list[int]) -> None:
-        """Let *batcher* keep what it reads, unless an answer to *prompt* comes out otherwise then."""
-        if not self.prefixes.is_on:
-            return
-        try:
-            is_true = answers_alike(batcher, prompt)
-        except Exception:
-            _log.exception("the prefix cache could not be tried")
-            is_true = False
-        self.prefixes.clear()
-        if not is_true:
-            _log.error("the prefix cache is off: with this model it changes answers")
-            self.prefixes.turn_off()
-            batcher.reset()
-        elif self.files:
-            self.prefixes.keep_on(self.files)
+    @property
+    def budget(self) -> Budget:
+        """What the API process is told of it."""
+        return Budget(
+            self.weights_bytes,
+            self.kv_budget_bytes,
+            self.context_length,
+            self.model_context_length,
+            self.kv_budget_bytes // max(self.sequence_bytes(self.context_length), 1),
+        )
 
     def close(self) -> None:
         """Write to disk what waits for it."""
-        if self.files:
-            self.files.close()
+        if self.store:
+            self.store.close()
 
 
 def plan(
-    loaded: LoadedModel, order: Load, draft: DraftModel | None = None
-) -> tuple[LoadedModel, Memory]:
+    loaded: LoadedModel, order: Load, draft_bytes: Callable[[int], int] | None = None
+) -> tuple[LoadedModel, MemoryPlan]:
     """
-    Return the model with no more context than there is memory for, and what it remembers with.
+    Plan the memory of a model that is loaded, and its draft model with it.
+
+    Args:
+        loaded: the model.
+        order: what the engine was told.
+        draft_bytes: what a draft model remembers of a row of so many tokens; None: there is none.
+
+    Returns:
+        The model, its card with the context that there is memory for, and the plan.
 
     Raises:
-        UnfitModel: it can't do with what *order* says.
+        UnfitModel: it can't do with what *order* says, or there is no memory for it.
     """
     caches = Caches(loaded.model, order.kv_bits, order.max_kv_size)
-    max_kv_bytes = (order.kv_memory_mb or math.inf) * MB
-    if draft is not None and not trimmable_below(caches.make()):
+    if draft_bytes is not None and not trimmable_below(caches.make()):
         raise UnfitModel(
             "DRAFT_MODEL is of no use: nothing can be taken back out of what it remembers"
         )
 
-    def row_bytes(n_tokens: int) -> int:
-        return caches.n_bytes(n_tokens) + (draft.n_bytes(n_tokens) if draft else 0)
+    def sequence_bytes(n_tokens: int) -> int:
+        return caches.n_bytes(n_tokens) + (draft_bytes(n_tokens) if draft_bytes else 0)
 
-    lengths = range(loaded.card.context_length + 1)
-    context_length = bisect_right(lengths, max_kv_bytes, key=row_bytes) - 1
-    if context_length < MIN_CONTEXT:
-        raise UnfitModel(f"KV_MEMORY_MB has room for {context_length} tokens of it")
+    longest = loaded.card.context_length
+    step = measured(loaded.model, caches, longest)
+    n_drawn = order.max_concurrency * (1 + order.num_draft_tokens)
+    usable = usable_bytes()
+    left = int(usable * (1 - RESERVE)) - step.logits_bytes(n_drawn)
+    if order.kv_memory_mb is None:
+        context_length = _longest(longest, sequence_bytes, step, left)
+        if context_length < MIN_CONTEXT:
+            raise UnfitModel(
+                f"the {usable // MB} MB that the machine has left beside its weights "
+                f"have room for {context_length} tokens of it"
+            )
+    else:
+        kv_bytes = order.kv_memory_mb * MB
+        context_length = bisect_right(range(longest + 1), kv_bytes, key=sequence_bytes) - 1
+        if context_length < MIN_CONTEXT:
+            raise UnfitModel(f"KV_MEMORY_MB has room for {context_length} tokens of it")
+    for_step = min(left * STEP_SHARE, left - sequence_bytes(context_length))
+    step_tokens = _step_tokens(step, context_length, for_step)
+    step_bytes = step.n_bytes(step_tokens, context_length)
+    prefix_bytes = order.prefix_cache_mb * MB
+    left -= step_bytes
+    if order.kv_memory_mb is not None:
+        if kv_bytes + prefix_bytes > left:
+            _log.warning(
+                "KV_MEMORY_MB and PREFIX_CACHE_MB are more than the %d MB left", left // MB
+            )
+    else:
+        kv_bytes = max(left - prefix_bytes, min(left, sequence_bytes(context_length)))
+        prefix_bytes = min(prefix_bytes, left - kv_bytes)
+    made = MemoryPlan(
+        caches=caches,
+        sequence_bytes=sequence_bytes,
+        kv_budget_bytes=kv_bytes,
+        prefixes=PrefixCache(prefix_bytes),
+        store=_store(order) if prefix_bytes else None,
+        context_length=context_length,
+        model_context_length=longest,
+        max_step_tokens=step_tokens,
+        step_bytes=step_bytes + step.logits_bytes(n_drawn),
+        weights_bytes=_size_bytes(loaded.model),
+        usable_bytes=usable,
+    )
     card = msgspec.structs.replace(loaded.card, context_length=context_length)
-    prefixes = PrefixCache(order.prefix_cache_mb * MB)
-    memory = Memory(caches, row_bytes, max_kv_bytes, prefixes, _files(order))
-    return replace(loaded, card=card), memory
+    return replace(loaded, card=card), made
 
 
-def _files(order: Load) -> DiskStore | None:
+def set_limits(made: MemoryPlan) -> None:
+    """
+    Hold MLX itself to the plan; called once, by the engine, before it serves.
+
+    Its memory limit is all that it has now and may take: beyond it MLX frees what it keeps for reuse, and
+    waits for what it has begun. Its buffer cache holds what the largest step gives back, as the next step
+    asks for the same again; with that bound nobody needs to clear it after each piece of a prompt. On Metal
+    as much as the system recommends stays wired, or what has not been used for a while would be compressed
+    and come back slowly; elsewhere nothing is wired.
+    """
+    mx.set_memory_limit(mx.get_active_memory() + made.usable_bytes)
+    mx.set_cache_limit(max(made.step_bytes, MIN_BUFFERS_BYTES))
+    if mx.metal.is_available():
+        mx.set_wired_limit(working_set_bytes())
+
+
+def _longest(
+    most: int, sequence_bytes: Callable[[int], int], step: StepMemory, left_bytes: int
+) -> int:
+    """Return how long one row may become with so many bytes left for it and for the smallest step."""
+
+    def n_bytes(n_tokens: int) -> int:
+        return sequence_bytes(n_tokens) + step.n_bytes(MIN_STEP_TOKENS, n_tokens)
+
+    return max(bisect_right(range(most + 1), left_bytes, key=n_bytes) - 1, 0)
+
+
+def _step_tokens(step: StepMemory, context_length: int, most_bytes: float) -> int:
+    """Return how many tokens a step may read, so that it takes no more than it should."""
+    n_tokens = MAX_STEP_TOKENS
+    while n_tokens > MIN_STEP_TOKENS and step.n_bytes(n_tokens, context_length) > most_bytes:
+        n_tokens //= 2
+    return n_tokens
+
+
+def _size_bytes(model: nn.Module) -> int:
+    """Return the size of a model's weights."""
+    weights: dict[str, mx.array] = tree_flatten(model.parameters(), destination={})  # type: ignore[assignment, no-untyped-call]  # mlx's stubs
+    return sum(each.nbytes for each in weights.values())
+
+
+def _store(order: Load) -> DiskStore | None:
     """Return where prefixes are kept on disk; None: nowhere."""
-    if order.prefix_cache_path is None or not order.prefix_cache_mb:
+    if order.prefix_cache_path is None:
         return None
     _, folder = locate(order.model_path)
     name = fingerprint(folder, order.kv_bits, order.max_kv_size)

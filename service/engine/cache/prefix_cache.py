@@ -119,6 +119,11 @@ class PrefixCache:
         return self._max_bytes > 0
 
     @property
+    def max_bytes(self) -> int:
+        """Most bytes of keys and values that it may hold."""
+        return self._max_bytes
+
+    @property
     def n_bytes(self) -> int:
         """Bytes of keys and values in all entries."""
         return self._n_bytes

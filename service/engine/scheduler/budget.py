@@ -6,9 +6,9 @@ A step that prefills is one in which everyone who decodes waits, so it is kept a
 
 from __future__ import annotations
 
+from service.engine.cache.memory_plan import MAX_STEP_TOKENS
 from service.engine.decoding.step_costs import INERTIA, mixed
 
-MAX_STEP_TOKENS = 2048  # as mlx-lm: what a step computes on the way grows with them
 MIN_STEP_TOKENS = 2  # or a prompt would never end
 GROUP_TOKENS = 80  # of short prompts together: weights are read for nothing with fewer (measured)
 ALONE_S = 0.25  # how long a step may be where nobody decodes: a cancel waits for it (taste)
@@ -17,9 +17,15 @@ CROWD = 2.0  # how much longer, for each that waits for its first token beside o
 
 
 class PrefillBudget:
-    """What decoding and prefilling take, and so how much to prefill in a step."""
+    """
+    What decoding and prefilling take, and so how much to prefill in a step.
 
-    def __init__(self) -> None:
+    Args:
+        max_tokens: most tokens to prefill in one step.
+    """
+
+    def __init__(self, max_tokens: int = MAX_STEP_TOKENS) -> None:
+        self._max_tokens = max_tokens
         self._decode_s = 0.0
         self._token_s = ALONE_S / MAX_STEP_TOKENS
 
@@ -36,7 +42,7 @@ class PrefillBudget:
             crowd = 1 + CROWD * (n_waiting - 1) / n_decoding
             allowed_s = min(SHARE * self._decode_s * crowd, ALONE_S)
         least = GROUP_TOKENS if n_waiting > n_decoding else MIN_STEP_TOKENS
-        return min(max(int(allowed_s / self._token_s), least), MAX_STEP_TOKENS)
+        return min(max(int(allowed_s / self._token_s), least), self._max_tokens)
 
     def learn(self, took_s: float, n_prefilled: int, n_decoding: int) -> None:
         """Take in that a step took *took_s* seconds for *n_prefilled* tokens and *n_decoding* rows."""

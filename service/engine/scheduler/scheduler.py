@@ -29,7 +29,7 @@ from service.engine.decoding.scoring import Scoring
 from service.engine.decoding.sequence import Sequence, Status
 from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
-from service.engine.scheduler.budget import GROUP_TOKENS, PrefillBudget
+from service.engine.scheduler.budget import GROUP_TOKENS, MAX_STEP_TOKENS, PrefillBudget
 from service.engine.scheduler.lanes import Lane, Lanes
 from service.engine.scheduler.output import StepOutput, Teller
 from service.engine.scheduler.prefill import Prefills
@@ -59,6 +59,7 @@ class Scheduler:
         prefixes: what was prefilled before; by default nothing is kept.
         sequence_bytes: what the caches of a sequence of so many tokens take; by default its own alone.
         kv_budget_bytes: what the caches of all sequences may take together.
+        max_step_tokens: most tokens to prefill in one step.
         max_tokens_ahead: most tokens to guess for a row in one step; 0: nothing is guessed.
         draft: guesses what can't be looked up; None: nobody does.
 
@@ -78,6 +79,7 @@ class Scheduler:
         prefixes: PrefixCache | None = None,
         sequence_bytes: Callable[[int], int] | None = None,
         kv_budget_bytes: float = math.inf,
+        max_step_tokens: int = MAX_STEP_TOKENS,
         max_tokens_ahead: int = 0,
         draft: DraftModel | None = None,
     ) -> None:
@@ -88,6 +90,7 @@ class Scheduler:
         self._prefixes = PrefixCache(max_bytes=0) if prefixes is None else prefixes
         self._sequence_bytes = sequence_bytes or self._caches.n_bytes
         self._kv_budget_bytes = kv_budget_bytes
+        self._max_step_tokens = max_step_tokens
         self.context_length = loaded.card.context_length
         self.window = trimmable_below(self._caches.make())
         self._lanes = Lanes(
@@ -134,7 +137,7 @@ class Scheduler:
         self._scored: list[Sequence] = []
         self._scoring: Scoring | None = None
         self._prefills = Prefills(self._loaded.model, self.window, is_keeping=self._prefixes.is_on)
-        self._budget = PrefillBudget()
+        self._budget = PrefillBudget(self._max_step_tokens)
         self._n_begun = (
             0  # tokens whose prefill was begun in the last step, beside rows that decode
         )

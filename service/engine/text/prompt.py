@@ -84,6 +84,7 @@ class Prompter:
         context_length: longest prompt and answer together, in tokens.
         vocabulary: the model's tokens.
         window: of prompts as long or longer, find where a chat's last turn begins.
+        model_context_length: what the model could do with more memory; None: it can do no more.
     """
 
     def __init__(
@@ -93,11 +94,13 @@ class Prompter:
         vocabulary: Vocabulary,
         *,
         window: float = math.inf,
+        model_context_length: int | None = None,
     ) -> None:
         # A copy: encoding switches options inside, while the MLX thread decodes with the original.
         self._tokenizer = copy.deepcopy(tokenizer)
         self._context_length = context_length
         self._window = window
+        self._model_context_length = model_context_length or context_length
         self._vocabulary = vocabulary
         self._max_token_length = max(map(len, tokenizer.get_vocab()))  # in characters
         self._template = ChatTemplate(self._tokenizer)
@@ -189,9 +192,14 @@ class Prompter:
         return bool(begun > self._tokenizer.rfind_think_end(ids))
 
     def _overflow(self, how_many: str, param: str) -> RefusedPrompt:
+        fits = f"the model's context holds {self._context_length}, prompt and answer together"
+        if self._context_length < self._model_context_length:
+            fits = (
+                f"the server's memory holds {self._context_length}, prompt and answer together, "
+                f"of the {self._model_context_length} of the model's context"
+            )
         return RefusedPrompt(
-            f"The prompt has {how_many} tokens; the model's context holds {self._context_length}, "
-            "prompt and answer together.",
+            f"The prompt has {how_many} tokens; {fits}.",
             param=param,
             code="context_length_exceeded",
         )

@@ -10,6 +10,7 @@ from falcon.asgi import Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.fleet.lifecycle import Lifecycle
+from service.protocol import Budget
 from service.telemetry import Metrics
 
 
@@ -56,11 +57,16 @@ class Readiness:
         self._lifecycle = lifecycle
 
     async def on_get(self, req: Request, resp: Response) -> None:  # noqa: ARG002
-        """Tell state and reason of the model."""
+        """Tell state and reason of the model, and its memory once it is loaded."""
         now = self._lifecycle
         resp.status = 200 if now.is_ready else 503
         model_id = now.card.id if now.card is not None else None
-        model = {"id": model_id, "state": now.state.value, "reason": now.reason}
+        model = {
+            "id": model_id,
+            "state": now.state.value,
+            "reason": now.reason,
+            "memory": None if now.budget is None else _memory(now.budget),
+        }
         _render(resp, {"ready": now.is_ready, "models": [model]})
 
     on_head = on_get
@@ -78,6 +84,16 @@ class MetricsPage:
         resp.data = self._metrics.exposition()
 
     on_head = on_get
+
+
+def _memory(budget: Budget) -> dict[str, int]:
+    return {
+        "weights_bytes": budget.weights_bytes,
+        "kv_cache_bytes": budget.kv_cache_bytes,
+        "context_length": budget.context_length,
+        "model_context_length": budget.model_context_length,
+        "full_contexts": budget.n_full_contexts,
+    }
 
 
 def _render(resp: Response, body: dict[str, Any]) -> None:
