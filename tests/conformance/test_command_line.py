@@ -78,7 +78,7 @@ def babbles(client: socket.socket) -> None:
 UNREACHABLE = {
     "hangs": (hangs, "no complete response within 1 s"),
     "trickles": (trickles, "no complete response within 1 s"),
-    "resets": (resets, "connection "),
+    "resets": (resets, "connection closed without a response"),
     "floods": (floods, "more than 10000000 bytes"),
     "babbles": (babbles, "not HTTP"),
 }
