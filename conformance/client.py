@@ -11,6 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +24,10 @@ MAX_BODY_BYTES = 10_000_000
 PIECE_BYTES = 65_536
 SHOWN_CHARACTERS = 160
 LATE_TIMEOUT_S = 1.0
+CLOSED = "connection closed without a response"
+# Which of these a client sees of a server that hangs up is chance: it depends on whether it
+# connects, writes or reads when the end of the connection reaches it.
+HANGS_UP = (BrokenPipeError, ConnectionResetError, ConnectionAbortedError)
 
 Headers = Iterable[tuple[str, str | bytes]]
 
@@ -213,6 +218,8 @@ class Connection:
         self._has_begun = False
         try:
             self._socket = _connect(address, timeout_s)
+        except HANGS_UP as error:
+            raise NoAnswer(CLOSED) from error
         except OSError as error:
             raise NoAnswer(f"no connection: {error}") from error
 
@@ -244,7 +251,8 @@ class Connection:
             text = f"no complete response within {self._timeout_s:g} s"
             raise NoAnswer(text, is_late=True) from error
         except OSError as error:
-            raise NoAnswer(f"connection lost: {error}") from error
+            is_closed = isinstance(error, HANGS_UP) and not self._has_begun
+            raise NoAnswer(CLOSED if is_closed else f"connection lost: {error}") from error
         except h11.RemoteProtocolError as error:
             raise NoAnswer(f"not HTTP, or cut short: {shorten(str(error))}") from error
 
@@ -266,7 +274,7 @@ class Connection:
         self._socket.settimeout(self._time_left())
         try:
             self._socket.sendall(data)
-        except (BrokenPipeError, ConnectionResetError):
+        except HANGS_UP:
             return  # refused half-way: the answer may be there to read all the same
 
     def _read(self, request: Request, on_piece: Callable[[bytes], None] | None) -> Exchange:
@@ -299,7 +307,7 @@ class Connection:
             self._socket.settimeout(self._time_left())
             piece = self._socket.recv(PIECE_BYTES)
             if not piece and not self._has_begun:
-                raise NoAnswer("connection closed without a response")
+                raise NoAnswer(CLOSED)
             self._has_begun = True
             self._http.receive_data(piece)
         return event
@@ -313,7 +321,8 @@ class Connection:
 
 def _connect(address: Address, timeout_s: float) -> socket.socket:
     plain = socket.create_connection((address.host, address.port), timeout=timeout_s)
-    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with suppress(OSError):  # macOS refuses it where the server has hung up already
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if address.scheme == "http":
         return plain
     try:

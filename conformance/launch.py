@@ -22,6 +22,7 @@ from conformance.serverlog import ServerLog
 from conformance.start import READY_WITHIN_S, Start, is_starting
 
 STOP_WITHIN_S = 10.0
+OTHER_HOSTS = ("127.0.0.2", "::1")  # macOS has only the second, some containers only the first
 CONTEXT_LENGTH = "2048"
 FLAGS = {
     "MODEL_PATH": "--model-path",
@@ -181,17 +182,20 @@ class Launched:
 
     def stop(self) -> None:
         """End the whole process group: SIGTERM first, SIGKILL if it is still there after 10 s."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGTERM)
+        self._send(signal.SIGTERM)
         try:
             self.process.wait(STOP_WITHIN_S)
         except subprocess.TimeoutExpired:
             pass
         finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+            self._send(signal.SIGKILL)
             self.process.wait(STOP_WITHIN_S)
             self._folder.cleanup()
+
+    def _send(self, number: signal.Signals) -> None:
+        """Send a signal to the group; that all of it have ended is "not permitted" on macOS."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, number)
 
 
 class Launcher:
@@ -312,6 +316,15 @@ def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket(family) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def other_host() -> str:
+    """Return a loopback address of this machine that isn't the usual one; empty if it has none."""
+    for host in OTHER_HOSTS:
+        with contextlib.suppress(OSError):
+            free_port(host)
+            return host
+    return ""
 
 
 def _without(words: list[str], names: Collection[str | None]) -> list[str]:

@@ -10,12 +10,11 @@ import pytest
 from conformance.catalogue import Requirement
 from conformance.client import Server
 from conformance.effects import SIZE, Trial, by_flag, by_variable
-from conformance.launch import FLAGS, Launched, Launcher, Turned, free_port
+from conformance.launch import FLAGS, OTHER_HOSTS, Launched, Launcher, Turned, free_port
 from conformance.trials import ample_s, begun, is_up, started
 from conformance.verdicts import check, not_tested, requirement
 
 GUIDES_FLAGS = tuple(FLAGS[name] for name in FLAGS if name not in {"SERVER_HOST", "QUEUE_SIZE"})
-OTHER_HOSTS = ("127.0.0.2", "::1")
 ENDS_WITHIN_S = 5.0
 BAD = {
     "MODEL_TYPE": "no-such-type",

@@ -225,15 +225,20 @@ def mutants(document: Any) -> Iterator[Mutant]:
                 place = (*path, keyword)
                 if not is_schema(keyword, new) or not can_matter(document, place, new):
                     continue
-                mutant = copy.deepcopy(document)
-                target = mutant
-                for key in path:
-                    target = target[key]
-                if new is None:
-                    del target[keyword]
-                else:
-                    target[keyword] = new
-                yield Mutant(f"{pointer(place)} {what}", mutant)
+                yield Mutant(f"{pointer(place)} {what}", changed(document, place, new))
+
+
+def changed(document: Any, place: Place, new: Any) -> Any:
+    """Return *document* with *new* at *place*, or nothing there; all else is shared, not copied."""
+    key, *rest = place
+    found = copy.copy(document)
+    if rest:
+        found[key] = changed(document[key], tuple(rest), new)
+    elif new is None:
+        del found[key]
+    else:
+        found[key] = new
+    return found
 
 
 def is_caught(mutant: Mutant, cases: list[Case]) -> bool:

@@ -109,7 +109,7 @@ def test_first_two_commands_are_one_line_each() -> None:
 
     assert serve.count("\n") == test.count("\n") == 1
     assert serve.endswith("uvicorn service.app:app\n")
-    assert test.endswith("tox\n")
+    assert test.endswith("tox run-parallel\n")
     assert "n == 2" in (ROOT / ".ci" / "run").read_text()
 
 

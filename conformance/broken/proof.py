@@ -1,5 +1,5 @@
 """
-The proof of the suite: `python -m conformance.broken.proof [FAULT ...]`.
+The proof of the suite: `python -m conformance.broken.proof [--all] [FAULT ...]`.
 
 For each fault it shows four things, or says which of them doesn't hold:
 
@@ -11,8 +11,13 @@ For each fault it shows four things, or says which of them doesn't hold:
 A problem counts when it is there twice, the second time with the machine to itself.
 
 And for all of them together: no requirement is without a fault, and no check without one that
-makes it fail. A correct server passes everything. The score is what was shown, out of all that
-had to be.
+makes it fail. A correct server passes everything, and no profile checks what belongs to another.
+The score is what was shown, out of all that had to be.
+
+Without the names of faults it takes all of them where `conformance/` or `contracts/` are others
+than those that `proved.txt` records, or with `--all`; and else a sample, one of each area. A
+sample shows nothing for the faults together; the first line says that it is one, and the last
+that it is a part.
 """
 
 import argparse
@@ -20,6 +25,7 @@ import gc
 import json
 import multiprocessing
 import os
+import random
 import sys
 import tempfile
 import time
@@ -37,7 +43,7 @@ import pytest
 
 from conformance import catalogue, launch
 from conformance.broken import fault as faults
-from conformance.broken import forked
+from conformance.broken import forked, proved
 from conformance.broken.fault import Fault
 from conformance.broken.transcript import PROBES, QUICK_S, difference, transcript
 from conformance.reports.shape import Report
@@ -108,6 +114,7 @@ class Result:
         verdicts: each requirement's verdict.
         failed: the checks that didn't pass, as test and requirement.
         passed: those that did.
+        strays: the rows and checks that belong to none of the run's profiles.
         evidence: how the transcript differs from the correct one; empty where it doesn't.
         noise: what the suite printed where it wrote no report.
     """
@@ -116,6 +123,7 @@ class Result:
     verdicts: dict[str, str] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     passed: set[str] = field(default_factory=set)
+    strays: set[str] = field(default_factory=set)
     evidence: str = ""
     noise: str = ""
 
@@ -175,7 +183,8 @@ def prepare() -> None:
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     for name in PRIVATE:
         os.environ.pop(name, None)
-    launch.spawn = forked.fork
+    if forked.CAN_FORK:
+        launch.spawn = forked.fork
     faults.load()
     with open(os.devnull, "w") as sink, redirect_stdout(sink):
         pytest.main([str(SUITE), *PYTEST, "--collect-only"])
@@ -191,6 +200,10 @@ def paths_of(run: Run) -> list[str]:
 def read(task: Task, report: Report) -> Result:
     """Return what a report says, as far as the proof goes."""
     result = Result(task)
+    asked = {*RUNS[task.run].profiles}
+    for row in report["requirements"]:
+        result.strays |= set() if asked & {*row["profiles"]} else {row["id"]}
+        result.strays |= {each["id"] for each in row["checks"] if each["profile"] not in asked}
     for row in (row for row in report["requirements"] if row["checks"]):
         result.verdicts[row["id"]] = row["verdict"]
         for each in row["checks"]:
@@ -238,8 +251,14 @@ def mixed(tasks: list[Task]) -> list[Task]:
 
 
 def _pool(n_at_once: int) -> Pool:
-    """Return processes that do one task each, and so begin each like the first."""
-    return multiprocessing.get_context("fork").Pool(n_at_once, maxtasksperchild=1)
+    """
+    Return processes that do one task each, and so begin each like the first.
+
+    Where they are no forks, see `forked`, each has to prepare itself.
+    """
+    if forked.CAN_FORK:
+        return multiprocessing.get_context("fork").Pool(n_at_once, maxtasksperchild=1)
+    return multiprocessing.get_context("spawn").Pool(n_at_once, prepare, maxtasksperchild=1)
 
 
 def transcript_of_correct() -> tuple[dict[str, str], str]:
@@ -323,6 +342,8 @@ def problems_of_correct(results: list[Result]) -> Iterator[str]:
             yield f"its transcript isn't the same twice: {result.evidence}"
         if result.noise:
             yield f"{result.task.run}: no report: {result.noise}"
+        if result.strays:
+            yield f"{result.task.run}: of no such profile: {', '.join(sorted(result.strays))}"
         for row_id, verdict in result.verdicts.items():
             if verdict != PASS:
                 yield f"{result.task.run}: {row_id} is {verdict}"
@@ -339,29 +360,68 @@ def problems_of_all(results: list[Result]) -> Iterator[str]:
         yield f"{name}: no fault makes it fail"
 
 
-def main(words: list[str]) -> int:
-    """Prove the suite, or some faults of it; print what was shown and return the exit status."""
-    parser = argparse.ArgumentParser(prog="conformance.broken.proof", description=TITLE)
-    parser.add_argument("faults", nargs="*", help="names of faults; all by default")
-    names = parser.parse_args(words).faults or list(faults.load())
-    began_s = time.monotonic()
-    prepare()
-    results = gather(names)
+def sample() -> list[str]:
+    """Return the name of one fault of each area, another by chance each time."""
+    areas: dict[str, list[str]] = {}
+    for fault in faults.load().values():
+        areas.setdefault(fault.breaks.partition("-")[0], []).append(fault.name)
+    return [random.choice(names) for names in areas.values()]
+
+
+def chosen(options: argparse.Namespace, digest: str) -> list[str]:
+    """Return the names of the faults to prove: those asked for, a sample, or all."""
+    if options.faults:
+        return [str(name) for name in options.faults]
+    if options.all or digest != proved.recorded():
+        return list(faults.load())
+    names = sample()
+    print(
+        f"a sample, as nothing changed since the whole was proved (--all proves it anew): "
+        f"{' '.join(names)}",
+        flush=True,
+    )
+    return names
+
+
+def problems_found(names: list[str], results: list[Result]) -> dict[str, list[str]]:
+    """Return what doesn't hold, by fault, for the correct server, and for all faults together."""
     found = {CORRECT: list(problems_of_correct(results))}
     found |= {name: list(problems_of(faults.load()[name], results)) for name in names}
     once_more(found, results)
     if len(names) == len(faults.load()):
         found["the whole"] = list(problems_of_all(results))
+    return found
+
+
+def main(words: list[str]) -> int:
+    """Prove the suite, or some faults of it; print what was shown and return the exit status."""
+    parser = argparse.ArgumentParser(prog="conformance.broken.proof", description=TITLE)
+    parser.add_argument("faults", nargs="*", help="names of faults; without any, see --all")
+    parser.add_argument(
+        "--all", action="store_true", help="all, even if proved.txt knows these files"
+    )
+    digest = proved.digest()
+    names = chosen(parser.parse_args(words), digest)
+    began_s = time.monotonic()
+    prepare()
+    results = gather(names)
+    found = problems_found(names, results)
     for name, problems in found.items():
         for problem in problems:
             print(f"{name}: {problem}", flush=True)
     n_shown = sum(not problems for problems in found.values())
     n_checks = len({name for result in results for name in result.passed | result.failed})
+    is_whole = len(names) == len(faults.load())
     print(
-        f"proved {n_shown} of {len(found)} ({100 * n_shown / len(found):.1f} %): "
-        f"{len(names)} faults, {n_checks} checks, {time.monotonic() - began_s:.0f} s"
+        f"proved {n_shown} of {len(found)} ({100 * n_shown / len(found):.1f} %)"
+        f"{'' if is_whole else ' of a part'}: "
+        f"{len(names)} of {len(faults.load())} faults, {n_checks} checks, {time.monotonic() - began_s:.0f} s"
     )
-    return 0 if n_shown == len(found) else 1
+    if n_shown < len(found):
+        return 1
+    if is_whole and digest != proved.recorded():
+        print(f"to record it: echo {digest} > conformance/broken/{proved.RECORD.name}")
+    return 0
 
 
 if __name__ == "__main__":

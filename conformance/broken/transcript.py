@@ -22,7 +22,7 @@ from conformance import questions
 from conformance.answers import KINDS, Question
 from conformance.broken.sequels import SEQUELS, asking, visits
 from conformance.client import CHAT, Exchange, Journal, NoAnswer, Server
-from conformance.launch import FLAGS, Launched, Launcher, Turned, free_port
+from conformance.launch import FLAGS, Launched, Launcher, Turned, free_port, other_host
 
 TIMEOUT_S = 8.0
 SLOW_S = 1.0
@@ -112,8 +112,8 @@ def surface(launcher: Launcher) -> Iterator[Pair]:
 def option(variable: str, launcher: Launcher) -> Iterator[Pair]:
     """Turn an option by its flag and by its variable, well and badly; look at what comes."""
     port = free_port() if variable == "SERVER_PORT" else 0
-    value = str(port) if port else _VALUES[variable]
-    host = value if variable == "SERVER_HOST" else HOST
+    host = (other_host() or HOST) if variable == "SERVER_HOST" else HOST
+    value = str(port) if port else _VALUES.get(variable, host)
     one = {} if variable == "MAX_CONCURRENCY" else {"MAX_CONCURRENCY": "1"}
     flag, alone = Turned({FLAGS[variable]: value}, one), Turned({}, one | {variable: value})
     yield "by flag", _settled(launcher, flag, host, port)
@@ -148,7 +148,6 @@ _VALUES = {
     "MODEL_TYPE": "lm",
     "CONTEXT_LENGTH": "1024",
     "MLX_WARMUP": "false",
-    "SERVER_HOST": "127.0.0.2",
     "MAX_CONCURRENCY": "1",
     "QUEUE_TIMEOUT": "0.02",
     "QUEUE_SIZE": "1",

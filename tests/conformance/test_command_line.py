@@ -6,10 +6,15 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from conformance import conftest
+from conformance.session import Session
 from tests.conformance.suite import (
+    ROOT,
     conformance,
     free_port,
     miniature,
@@ -20,6 +25,7 @@ from tests.conformance.suite import (
 )
 
 MORTAL = f"{sys.executable} -m tests.conformance.mortal --port {{port}}"
+THERE: dict[str, object] = {"base_url": "http://x"}
 HEAD = b"HTTP/1.1 %s\r\nContent-Type: text/html\r\nContent-Length: %d\r\nConnection: close\r\n"
 
 
@@ -78,7 +84,7 @@ def babbles(client: socket.socket) -> None:
 UNREACHABLE = {
     "hangs": (hangs, "no complete response within 1 s"),
     "trickles": (trickles, "no complete response within 1 s"),
-    "resets": (resets, "connection "),
+    "resets": (resets, "connection closed without a response"),
     "floods": (floods, "more than 10000000 bytes"),
     "babbles": (babbles, "not HTTP"),
 }
@@ -162,36 +168,46 @@ def test_server_that_goes_away_ends_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("given", "words"),
     [
-        ([], "--base-url URL"),
-        (["--base-url", "localhost:8000"], "--base-url"),
-        (["--base-url", "http://x", "--timeout", "0"], "--timeout 0"),
-        (["--base-url", "http://x", "--timeout", "soon"], "--timeout soon"),
-        (["--base-url", "http://x", "--server-log", "/no/such/log"], "--server-log /no/such/log"),
-        (["--base-url", "http://x", "--profile", "fast"], "--profile fast: unknown; there are"),
-        (["--base-url", "http://x", "--profile", "managed"], "needs --launch"),
-        (["--base-url", "http://x", "--profile", "log"], "needs --server-log"),
-        (["--base-url", "http://x", "--baseline", "/no/such"], "--baseline /no/such: No such"),
-        (["--base-url", "http://x", "--baseline", "README.md"], "README.md: not TOML"),
+        ({}, "--base-url URL"),
+        ({"base_url": "localhost:8000"}, "--base-url"),
+        (THERE | {"timeout": "0"}, "--timeout 0"),
+        (THERE | {"timeout": "soon"}, "--timeout soon"),
+        (THERE | {"server_log": "/no/such/log"}, "--server-log /no/such/log: No such file"),
+        (THERE | {"profile": ["fast"]}, "--profile fast: unknown; there are"),
+        (THERE | {"profile": ["managed"]}, "needs --launch"),
+        (THERE | {"profile": ["log"]}, "needs --server-log"),
+        (THERE | {"baseline": "/no/such"}, "--baseline /no/such: No such"),
+        (THERE | {"baseline": "README.md"}, "README.md: not TOML"),
+        (THERE | {"report_json": "/no/such/report"}, "--report-json /no/such/report: No such file"),
+        (THERE | {"report_html": "/no/such/page"}, "--report-html /no/such/page: No such file"),
     ],
 )
-def test_bad_option_is_one_line(options: list[str], words: str) -> None:
-    """A missing or wrong option is named in one line."""
-    run = conformance(*options)
+def test_bad_option_is_one_line(
+    given: dict[str, object], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing or wrong option is named in one line, before any server is asked or started."""
+    monkeypatch.delenv("TIER3A_BASE_URL", raising=False)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(Session, "open", lambda _: pytest.fail("a run has begun"))
+    option = SimpleNamespace(collectonly=False)
+    config = SimpleNamespace(option=option, getoption=given.get, stash={})
+
+    with pytest.raises(pytest.UsageError) as told:
+        conftest.pytest_sessionstart(cast(pytest.Session, SimpleNamespace(config=config)))
+
+    assert words in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_bad_option_has_its_own_code() -> None:
+    """Pytest makes one line and the code 4 of it; that is the same for all of them."""
+    run = conformance("--launch", miniature(), "--report-json", "/no/such/report")
 
     assert run.returncode == 4
-    assert words in run.stderr
+    assert "--report-json /no/such/report: No such file or directory" in run.stderr
     assert "Traceback" not in run.stdout + run.stderr
-
-
-def test_report_that_cannot_be_written_is_told_before_the_run(tmp_path: Path) -> None:
-    """A wrong path costs no run."""
-    target = tmp_path / "no" / "folder" / "report"
-    run = conformance("--launch", miniature(), "--report-json", str(target))
-
-    assert run.returncode == 4
-    assert f"--report-json {target}: No such file or directory" in run.stderr
 
 
 def test_url_from_the_environment(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """What the suite sends and reads, apart from any check."""
 
+import errno
+import os
+
 import pytest
 
-from conformance import sse
+from conformance import client, sse
 from conformance.answers import GREETING
-from conformance.client import CHAT, Exchange, Journal, Server, chat_body
+from conformance.client import CHAT, Exchange, Journal, NoAnswer, Server, chat_body
 from conformance.contracts import breach, texts_under
 from conformance.reports.document import curl
 
@@ -36,6 +39,60 @@ def test_curl_line_repeats_the_request() -> None:
         "-H $'X-Request-ID: a\\x1b\\x27b' -H 'Content-Type:' --data-raw '{\"max_tokens\": 1}' "
         "http://h:1/v1/x"
     )
+
+
+class HungUp:
+    """A socket whose other end hung up: one call of it tells, by an error or by the end of all."""
+
+    def __init__(self, call: str, number: int) -> None:
+        self._call = call
+        self._number = number
+
+    def settimeout(self, timeout_s: float) -> None:
+        """Be as patient as you like."""
+
+    def close(self) -> None:
+        """Have nothing to close."""
+
+    def sendall(self, _data: bytes) -> None:
+        """Write into the void, or be told."""
+        self._tell("send")
+
+    def recv(self, _size: int) -> bytes:
+        """Be told, or read the end."""
+        self._tell("receive")
+        return b""
+
+    def _tell(self, call: str) -> None:
+        if call == self._call:
+            raise OSError(self._number, os.strerror(self._number))
+
+
+@pytest.mark.parametrize(
+    ("call", "number"),
+    [
+        ("connect", errno.ECONNRESET),
+        ("send", errno.EPIPE),
+        ("send", errno.ECONNRESET),
+        ("receive", errno.ECONNRESET),
+        ("receive", errno.ECONNABORTED),
+        ("nothing", 0),
+    ],
+)
+def test_server_that_hangs_up_is_told_in_the_same_words(
+    call: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which call finds out is chance; what is said of it is not."""
+
+    def connect(*_: object) -> HungUp:
+        if call == "connect":
+            raise OSError(number, os.strerror(number))
+        return HungUp(call, number)
+
+    monkeypatch.setattr(client, "_connect", connect)
+
+    with pytest.raises(NoAnswer, match=r"^connection closed without a response$"):
+        server().get("/health")
 
 
 def test_events_are_read_as_the_standard_says() -> None:

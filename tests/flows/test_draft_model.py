@@ -31,14 +31,12 @@ def answers(server: LiveServer) -> list[Any]:
     return [(one["choices"], one["usage"]["completion_tokens"]) for one in told]
 
 
-def test_answers_are_those_without_a_draft(tmp_path: Path) -> None:
+def test_answers_are_those_without_a_draft(server: LiveServer, tmp_path: Path) -> None:
     """The built-in model drafts for itself, and nobody can tell by what is said."""
-    with running(tmp_path / "with", DRAFT_MODEL=str(EMBEDDED_FOLDER)) as server:
-        drafted = answers(server)
-    with running(tmp_path / "without") as server:
-        plain = answers(server)
+    with running(tmp_path / "with", DRAFT_MODEL=str(EMBEDDED_FOLDER)) as drafting:
+        drafted = answers(drafting)
 
-    assert plain == drafted
+    assert answers(server) == drafted
 
 
 def test_draft_that_is_unfit_is_told_by_the_probe(tmp_path: Path) -> None:
