@@ -10,10 +10,10 @@ from service.engine.cache.memory_plan import MAX_STEP_TOKENS
 from service.engine.decoding.step_costs import INERTIA, mixed
 
 MIN_STEP_TOKENS = 2  # or a prompt would never end
-GROUP_TOKENS = 80  # of short prompts together: weights are read for nothing with fewer (measured)
+GROUP_TOKENS = 128  # of short prompts together: weights are read for nothing with fewer (measured)
 ALONE_S = 0.25  # how long a step may be where nobody decodes: a cancel waits for it (taste)
 SHARE = 1.5  # how long prefill may make a step, in steps that only decode (measured)
-CROWD = 2.0  # how much longer, for each that waits for its first token beside one that decodes (measured)
+CROWD = 3.0  # how much longer, for each that waits for its first token beside one that decodes (measured)
 
 
 class PrefillBudget:
@@ -37,11 +37,14 @@ class PrefillBudget:
             n_waiting: how many sequences wait for their first token: a crowd may keep a few longer.
             n_decoding: how many wait for their next one meanwhile.
         """
-        allowed_s = ALONE_S
-        if n_decoding:
-            crowd = 1 + CROWD * (n_waiting - 1) / n_decoding
-            allowed_s = min(SHARE * self._decode_s * crowd, ALONE_S)
-        least = GROUP_TOKENS if n_waiting > n_decoding else MIN_STEP_TOKENS
+        if not n_decoding:
+            return self._fitting(ALONE_S, MIN_STEP_TOKENS)
+        crowd = 1 + CROWD * (n_waiting - 1) / n_decoding
+        allowed_s = min(SHARE * self._decode_s * crowd, ALONE_S)
+        return self._fitting(allowed_s, GROUP_TOKENS if crowd >= 2 else MIN_STEP_TOKENS)
+
+    def _fitting(self, allowed_s: float, least: int) -> int:
+        """Return how many tokens take *allowed_s*, but no fewer than the *least*."""
         return min(max(int(allowed_s / self._token_s), least), self._max_tokens)
 
     def learn(self, took_s: float, n_prefilled: int, n_decoding: int) -> None:

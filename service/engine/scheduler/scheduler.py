@@ -21,6 +21,7 @@ import mlx.core as mx
 import numpy as np
 
 from service.engine.cache.kv import Caches, arrays, extract, n_bytes, trimmable_below
+from service.engine.cache.memory_plan import MAX_STEP_TOKENS
 from service.engine.cache.prefix_cache import Cache, Ids, PrefixCache, PrefixHit
 from service.engine.decoding.batch import Advance
 from service.engine.decoding.draft_model import DraftModel
@@ -29,7 +30,7 @@ from service.engine.decoding.scoring import Scoring
 from service.engine.decoding.sequence import Sequence, Status
 from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
-from service.engine.scheduler.budget import GROUP_TOKENS, MAX_STEP_TOKENS, PrefillBudget
+from service.engine.scheduler.budget import GROUP_TOKENS, PrefillBudget
 from service.engine.scheduler.lanes import Lane, Lanes
 from service.engine.scheduler.output import StepOutput, Teller
 from service.engine.scheduler.prefill import Prefills
