@@ -30,7 +30,7 @@ from service.engine.model.load import LoadedModel, load
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.scheduler.scheduler import Batcher
 from service.engine.text.prompt import Prepared, Prompter, RefusedPrompt
-from service.engine.trial import open_prefixes
+from service.engine.trial import open_prefixes, trial_prompt
 from service.engine.warmup import warm_up
 from service.protocol import (
     Accepted,
@@ -147,7 +147,8 @@ class Engine:
         )
         self._channel.send(Loaded(loaded.card, memory.budget))
         error = self._warm_up(batcher, prompt, order.max_concurrency) if order.warmup else None
-        open_prefixes(batcher, memory, prompt)
+        tried = trial_prompt(batcher, prompt, vocabulary.n_tokens)
+        open_prefixes(batcher, memory.prefixes, memory.store, tried, logits.dtype)
         self._channel.send(WarmedUp(error))
         while True:
             self._take(batcher)

@@ -2,20 +2,17 @@
 Real requests through the very batcher that serves, before any client's.
 
 Warm-up compiles the shapes and touches the memory that serving uses: a prefill and decode steps for one row,
-then for as many rows as may generate at once; greedy and drawn. After it the prefix cache shows that with
-this model an answer is the same whether its prompt has been read before or not.
+then for as many rows as may generate at once; greedy and drawn. After it `trial` sees whether with this model
+an answer is the same whether its prompt has been read before or not.
 """
 
 from __future__ import annotations
 
 from service.engine.scheduler.scheduler import Batcher
 from service.engine.text.prompt import Prepared
-from service.protocol import Delta, Job, Sampling, Tokens
+from service.protocol import Job, Sampling, Tokens
 
 N_TOKENS = 4
-N_COMPARED = 8
-PREFIX_TOKENS = 64
-MAX_WINDOW = 1024  # to read past a longer one would keep everyone waiting
 _TICKETS = -1  # counted downwards: no client's ticket is negative
 
 
@@ -40,41 +37,3 @@ def warm_up(batcher: Batcher, prompt: list[int], max_rows: int) -> None:
             unfinished -= {delta.ticket for delta in deltas if delta.finish_reason}
             if unfinished and not batcher.tickets:
                 raise RuntimeError("warm-up rows vanished without finishing")
-
-
-def answers_alike(batcher: Batcher, prompt: list[int]) -> bool:
-    """
-    Tell whether a prompt that was read before gets the answer that it got at first, token for token.
-
-    The prompt is longer than the model's window, where it has one of a bearable size.
-
-    Raises:
-        Exception: whatever MLX raised.
-    """
-    window = batcher.window
-    n_tokens = PREFIX_TOKENS + (int(window) if window <= MAX_WINDOW else 0)
-    n_tokens = min(n_tokens, batcher.context_length - N_COMPARED)
-    ids = (prompt * (n_tokens // len(prompt) + 1))[:n_tokens]
-    cold, warm = (_answer(batcher, ids) for _ in range(2))
-    assert warm[-1].spent is not None
-    was_cached = warm[-1].spent.n_cached_tokens > 0
-    return was_cached and _tokens(cold) == _tokens(warm)
-
-
-def _answer(batcher: Batcher, ids: list[int]) -> list[Delta]:
-    job = Job(
-        Tokens(tuple(ids)),
-        Sampling(temperature=0.0),
-        max_tokens=N_COMPARED,
-        ignore_eos=True,
-        top_logprobs=0,
-    )
-    batcher.add(_TICKETS, Prepared(ids), job)
-    deltas: list[Delta] = []
-    while batcher.tickets:
-        deltas += batcher.step()
-    return deltas
-
-
-def _tokens(deltas: list[Delta]) -> list[int]:
-    return [each.chosen.id for delta in deltas for each in delta.logprobs]

@@ -28,21 +28,26 @@ _SHAPE = {
 
 @functools.cache
 def model(kind: str) -> nn.Module:
+    """Return the small model of *kind* that all tests share."""
+    return made(kind)
+
+
+def made(kind: str) -> nn.Module:
     """
-    Return a small model, always the same.
+    Return a small model of one's own, always with the same weights.
 
     Args:
         kind: "full" attention, "window" for a sliding one in every other layer, "state" for a hybrid.
     """
     mx.random.seed(7)
     if kind == "full":
-        made = llama.Model(
+        model = llama.Model(
             llama.ModelArgs(
                 **_SHAPE, model_type="llama", intermediate_size=96, rms_norm_eps=1e-6, head_dim=32
             )
         )
     elif kind == "window":
-        made = gemma3_text.Model(
+        model = gemma3_text.Model(
             gemma3_text.ModelArgs(
                 **_SHAPE,
                 model_type="gemma3_text",
@@ -54,7 +59,7 @@ def model(kind: str) -> nn.Module:
             )
         )
     else:
-        made = lfm2.Model(
+        model = lfm2.Model(
             lfm2.ModelArgs(
                 **_SHAPE,
                 model_type="lfm2",
@@ -71,9 +76,9 @@ def model(kind: str) -> nn.Module:
                 rope_theta=10000.0,
             )
         )
-    made.apply(lambda weights: weights * 3)
-    mx.eval(made.parameters())
-    found: nn.Module = made
+    model.apply(lambda weights: weights * 3)
+    mx.eval(model.parameters())
+    found: nn.Module = model
     return found
 
 
@@ -97,5 +102,5 @@ class Repeating(nn.Module):
 def dressed(kind: str, like: LoadedModel, *, is_repeating: bool = False) -> LoadedModel:
     """Return the model of *kind*, or a `Repeating` one around it, with tokenizer and card of *like*."""
     card = msgspec.structs.replace(like.card, context_length=4096)
-    made = Repeating(model(kind)) if is_repeating else model(kind)
-    return LoadedModel(made, like.tokenizer, card, like.sampling)
+    chosen = Repeating(model(kind)) if is_repeating else model(kind)
+    return LoadedModel(chosen, like.tokenizer, card, like.sampling)

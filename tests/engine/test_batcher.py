@@ -7,15 +7,14 @@ import msgspec
 import pytest
 
 from service.engine.cache.kv import Caches
-from service.engine.cache.prefix_cache import Held, Ids, PrefixCache
+from service.engine.cache.prefix_cache import PrefixCache
 from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.scheduler.scheduler import Batcher
 from service.engine.text.prompt import Prepared, Prompter
-from service.engine.warmup import answers_alike, warm_up
+from service.engine.warmup import warm_up
 from service.protocol import Chat, Delta, Job, Sampling, TokenLogprob, Tokens, Turn
 from tests.engine.conftest import job, run
-from tests.engine.random_models import dressed
 
 
 def text(deltas: list[Delta]) -> str:
@@ -382,31 +381,3 @@ def test_padding_that_all_rows_have_is_taken_out(
         batcher.add(1, prompter.prepare(each), each)
         alone.append(text(run(batcher)[1]))
     assert [text(seen[ticket]) for ticket in range(10)] == alone
-
-
-@pytest.mark.parametrize("kind", ["full", "window", "state"])
-def test_prefix_cache_passes_its_trial(
-    kind: str, loaded: LoadedModel, vocabulary: Vocabulary
-) -> None:
-    """With every kind of model, an answer is the same whether its prompt has been read before or not."""
-    batcher = Batcher(dressed(kind, loaded), vocabulary, 4, prefixes=PrefixCache(1 << 30))
-
-    assert answers_alike(batcher, [50, 60, 70])
-
-
-def test_prefix_cache_fails_its_trial_where_it_is_wrong(
-    loaded: LoadedModel, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A cache that gives back one layer's content in another's place changes answers."""
-    find = PrefixCache.find
-
-    def swapped(self: PrefixCache, ids: Ids) -> Held:
-        held = find(self, ids)
-        if held.cache:
-            held.cache[1], held.cache[3] = held.cache[3], held.cache[1]
-        return held
-
-    monkeypatch.setattr(PrefixCache, "find", swapped)
-    batcher = Batcher(dressed("full", loaded), vocabulary, 4, prefixes=PrefixCache(1 << 30))
-
-    assert not answers_alike(batcher, [50, 60, 70])
