@@ -1,21 +1,22 @@
 """
 Whether answers are the same with the prefix cache, tried with the model itself before any client's request.
 
-One prompt is answered twice: cold, and with what reading it left behind. The log-probabilities of the likeliest
-tokens are compared, and not the words alone. Numbers of few bits are rounded otherwise where one token is read
-than where many are, as kernels are chosen by the number of rows; where two tokens are nearly as likely, either
-may be said then, and nothing is wrong. What is wrong, another mask, another position, keys of something else,
-moves the numbers further than rounding can.
+One prompt is answered twice: cold, and with what reading it left behind. The log-probabilities of the
+likeliest tokens are compared, and not the words alone. Numbers of few bits are rounded otherwise where one
+token is read than where many are, as kernels are chosen by the number of rows; where two tokens are nearly as
+likely, either may be said then, and nothing is wrong. What is wrong, another mask, another position, keys of
+something else, moves the numbers further than rounding can.
 
 Measured, as the largest difference among the 20 likeliest tokens of 8 places:
 
-    rounding: bfloat16 against float32   0.22 SmolLM2-135M   0.80 the built-in model, which is made for float32
-    rounding: float16 against float32    0.03 SmolLM2-135M   0.11 the built-in model
-    layers in each other's place         2.6  SmolLM2-135M   3.4  the built-in model
-    positions off by one                 4.4                 3.7
-    one token too many taken back        2.6                 2.4
-    keys of another prompt               2.5                 4.7
-    a window forgotten, read past twice  none has one        0.4, and 5.7 for random weights
+                                         SmolLM2-135M    the built-in model, made for float32
+    all rounded: bfloat16 to float32         0.22            0.80
+    all rounded: float16 to float32          0.03            0.11
+    layers in each other's place             2.6             3.4
+    positions off by one                     4.4             3.7
+    one token too many taken back            2.6             2.4
+    keys of another prompt                   2.5             4.7
+    a window forgotten                     has none          0.4 (random weights: 5.7)
 
 Both answers share all keys and values but those of a few tokens, and so most of the rounding.
 """
@@ -40,9 +41,7 @@ N_COMPARED = 8  # taste: tokens of the answer; more are said, less is the same b
 N_TOP = 20  # of each place; the most that may be asked for
 PREFIX_TOKENS = 64  # taste: read in no time, and enough for a position that is off to count
 MAX_WINDOW = 1024  # taste: to read past a longer one would keep everyone waiting
-TOLERANCE_EPS = (
-    64  # measured: twice what rounding all of SmolLM2-135M's numbers does, in the type's own steps
-)
+TOLERANCE_EPS = 64  # measured: twice SmolLM2's rounding, in steps of the type (its epsilon)
 MIN_TOLERANCE = (
     1e-3  # measured: float32 differed by 1e-4, as its exponentials and roots aren't exact
 )
@@ -63,6 +62,10 @@ class Comparison:
     n_cached_tokens: int
     n_compared: int
     largest: float
+
+    def is_alike(self, tolerance: float) -> bool:
+        """Whether the cache was used, and changed nothing beyond *tolerance*."""
+        return self.n_cached_tokens > 0 and self.largest <= tolerance
 
 
 def tolerance_for(dtype: mx.Dtype) -> float:
@@ -92,7 +95,7 @@ def open_prefixes(
     tolerance = tolerance_for(dtype)
     try:
         seen = compare(scheduler, ids)
-        is_alike = seen.n_cached_tokens > 0 and seen.largest <= tolerance
+        is_alike = seen.is_alike(tolerance)
         _log.info(
             "the prefix cache was tried: %d of %d prompt tokens were there, and in %d places "
             "log-probabilities differ by %.2g at most; %.2g would be rounding of %s",
@@ -113,7 +116,7 @@ def open_prefixes(
 
 def trial_prompt(scheduler: Scheduler, prompt: list[int], n_tokens: int) -> list[int]:
     """
-    Return token ids to try a cache with: *prompt*, then any of the *n_tokens* that there are, always the same.
+    Return ids to try a cache with: *prompt*, then any of the *n_tokens* that there are, always the same.
 
     They reach past the model's window, where it has one of a bearable size. Tokens by chance show a position
     that is off better than a text that repeats itself.

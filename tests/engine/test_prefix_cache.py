@@ -184,7 +184,7 @@ def model(request: pytest.FixtureRequest, loaded: LoadedModel) -> LoadedModel:
 
 
 def test_answers_do_not_depend_on_the_cache(model: LoadedModel, vocabulary: Vocabulary) -> None:
-    """Hundreds of requests, interleaved at random over chats that grow and part, are as if cold."""
+    """In float32, hundreds of requests, mixed at random over chats that grow and part, are as if cold."""
     chance = random.Random(3)
     cold = Scheduler(model, vocabulary, max_rows=1)
     warm = Scheduler(model, vocabulary, max_rows=6, prefixes=PrefixCache(3 << 20))

@@ -1,8 +1,9 @@
-"""`engine.trial`: what is wrong with a prefix cache is found, and rounding is no fault, in every type of number."""
+"""`engine.trial`: what is wrong with a prefix cache is found, and rounding is no fault."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import math
 import random
@@ -86,9 +87,9 @@ def of_another_prompt(model: nn.Module, ids: list[int]) -> Cache:
 class Unbounded(KVCache):  # type: ignore[misc]  # mlx-lm ships no types
     """Keys and values of a window whose mask forgets that it is one."""
 
-    def make_mask(self, *args: Any, window_size: int | None = None, **options: Any) -> Any:
+    def make_mask(self, *args: Any, **options: Any) -> Any:
         """Return what may be attended to: all that came before."""
-        return super().make_mask(*args, window_size=None, **options)
+        return super().make_mask(*args, **options | {"window_size": None})
 
 
 def window_forgotten(model: nn.Module, ids: list[int]) -> Cache:
@@ -142,31 +143,33 @@ def computed_as(dtype: mx.Dtype, kind: str, bits: int | None = None) -> LoadedMo
             nn.quantize(model, group_size=32, bits=bits)
         found = replace(dressed(kind, found), model=model)
     found.model.set_dtype(dtype)
-    mx.eval(found.model.parameters())
+    mx.eval(found.model.parameters())  # type: ignore[no-untyped-call]  # mlx's stubs
     return found
 
 
 def seen_by(loaded: LoadedModel, prefixes: PrefixCache) -> tuple[bool, float]:
-    """Return whether the trial passes, and the largest difference that it saw."""
+    """Return whether the trial passes, and the largest difference that it saw, in tolerances."""
     vocabulary = Vocabulary(loaded.tokenizer, loaded.model(mx.array([[0]])).shape[-1])
     scheduler = Scheduler(loaded, vocabulary, 4, prefixes=prefixes)
     ids = trial_prompt(scheduler, PROMPT, vocabulary.n_tokens)
     seen = compare(scheduler, ids)
-    prefixes.clear()
-    open_prefixes(scheduler, prefixes, None, ids, loaded.model(mx.array([[0]])).dtype)
-    return prefixes.is_on, seen.largest
+    tolerance = tolerance_for(loaded.model(mx.array([[0]])).dtype)
+    return seen.is_alike(tolerance), seen.largest / tolerance
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("kind", ["full", "window", "embedded"])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [*itertools.product(["full", "window"], DTYPES), ("embedded", mx.bfloat16)],
+    ids=str,
+)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_broken_cache_is_found(fault: str, kind: str, dtype: mx.Dtype) -> None:
     """Each fault moves the numbers beyond what rounding may do, in few bits as in many."""
     loaded = computed_as(dtype, kind)
-    is_on, largest = seen_by(loaded, Broken(loaded.model, FAULTS[fault]))
+    is_alike, largest = seen_by(loaded, Broken(loaded.model, FAULTS[fault]))
 
-    assert not is_on
-    assert largest > 2 * tolerance_for(dtype)
+    assert not is_alike
+    assert largest > 2
 
 
 @pytest.mark.parametrize(
@@ -177,27 +180,29 @@ def test_broken_cache_is_found(fault: str, kind: str, dtype: mx.Dtype) -> None:
 def test_forgotten_window_is_found(kind: str, dtype: mx.Dtype) -> None:
     """The prompt is long enough to show it. The embedded model hardly minds, and hides it in bfloat16."""
     loaded = computed_as(dtype, kind)
-    is_on, _ = seen_by(loaded, Broken(loaded.model, window_forgotten))
+    is_alike, _ = seen_by(loaded, Broken(loaded.model, window_forgotten))
 
-    assert not is_on
+    assert not is_alike
 
 
-@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16], ids=str)
-@pytest.mark.parametrize("kind", [*KINDS, "embedded"])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [*itertools.product(KINDS, [*DTYPES, mx.float16]), *itertools.product(["embedded"], DTYPES)],
+    ids=str,
+)
 def test_right_cache_passes(kind: str, dtype: mx.Dtype) -> None:
     """With every kind of model, whatever it computes with."""
-    is_on, largest = seen_by(computed_as(dtype, kind), PrefixCache(PLENTY))
+    is_alike, _ = seen_by(computed_as(dtype, kind), PrefixCache(PLENTY))
 
-    assert is_on
-    assert largest <= tolerance_for(dtype)
+    assert is_alike
 
 
 @pytest.mark.parametrize("kind", ["full", "window"])
 def test_right_cache_passes_with_quantized_weights(kind: str) -> None:
     """Four bits of weights, computed in bfloat16."""
-    is_on, _ = seen_by(computed_as(mx.bfloat16, kind, 4), PrefixCache(PLENTY))
+    is_alike, _ = seen_by(computed_as(mx.bfloat16, kind, 4), PrefixCache(PLENTY))
 
-    assert is_on
+    assert is_alike
 
 
 class Rounding(nn.Module):
@@ -225,9 +230,9 @@ def test_kernels_that_round_otherwise_are_no_fault(n_eps: float, passes: bool) -
     """Near ties may fall either way then; what is far beyond rounding is a fault all the same."""
     loaded = computed_as(mx.bfloat16, "embedded")
     rounding = replace(loaded, model=Rounding(loaded.model, n_eps))
-    is_on, largest = seen_by(rounding, PrefixCache(PLENTY))
+    is_alike, largest = seen_by(rounding, PrefixCache(PLENTY))
 
-    assert is_on is passes
+    assert is_alike is passes
     assert largest > 0
 
 
@@ -238,7 +243,7 @@ def place(**logprobs: float) -> TokenLogprob:
 
 
 def test_difference_of_two_reports() -> None:
-    """The largest of all tokens that both name; one that is named once is no likelier than the other's last."""
+    """The largest of all tokens; one that is named once is no likelier than the other's last."""
     base = place(a=-1.0, b=-2.0, c=-3.0)
 
     assert difference(base, base) == 0

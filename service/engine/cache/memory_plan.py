@@ -49,9 +49,9 @@ MAX_STEP_TOKENS, MIN_STEP_TOKENS = (
     64,
 )  # the largest step is what decoding reads at once, where it may
 STEP_SHARE = 0.25  # taste: of memory for a step; where it would take more, steps are smaller and not contexts
-MIN_BUFFERS_BYTES = (
-    32 * MB
-)  # what MLX keeps by itself on the CPU; less is asked for anew all the time
+BUFFERS_BYTES = (
+    32 << 20
+)  # where there is no Metal, MLX's own choice: memory is had anew in no time there
 
 
 @dataclass(frozen=True)
@@ -185,14 +185,15 @@ def set_limits(made: MemoryPlan) -> None:
     Hold MLX itself to the plan; called once, by the engine, before it serves.
 
     Its memory limit is all that it has now and may take: beyond it MLX frees what it keeps for reuse, and
-    waits for what it has begun. Its buffer cache holds what the largest step gives back, as the next step
-    asks for the same again; with that bound nobody needs to clear it after each piece of a prompt. On Metal
-    as much as the system recommends stays wired, or what has not been used for a while would be compressed
-    and come back slowly; elsewhere nothing is wired.
+    waits for what it has begun. With that and a bound on its buffer cache nobody needs to clear that cache
+    after each piece of a prompt. On Metal it holds what the largest step gives back, as the next step asks
+    for the same again; and as much as the system recommends stays wired, or what has not been used for a
+    while would be compressed and come back slowly. Elsewhere it holds little, and nothing is wired.
     """
     mx.set_memory_limit(mx.get_active_memory() + made.usable_bytes)
-    mx.set_cache_limit(max(made.step_bytes, MIN_BUFFERS_BYTES))
+    mx.set_cache_limit(BUFFERS_BYTES)
     if mx.metal.is_available():
+        mx.set_cache_limit(max(made.step_bytes, BUFFERS_BYTES))
         mx.set_wired_limit(working_set_bytes())
 
 
