@@ -284,55 +284,55 @@ def test_warm_up_runs_the_draft(
     assert any(any(found) for found in seen)
 
 
-def test_credit_is_used_up_and_put_by() -> None:
+def test_budget_is_used_up_and_put_by() -> None:
     """An advance; what is saved, up to so much; then a rest until the advance is there again."""
-    credit = DraftBudget()
-    credit.book(-ADVANCE_STEPS + 1)
-    assert credit.steps == 1
-    credit.book(1000)
-    assert credit.steps == MAX_BUDGET_STEPS
-    credit.book(-MAX_BUDGET_STEPS)
+    budget = DraftBudget()
+    budget.book(-ADVANCE_STEPS + 1)
+    assert budget.steps == 1
+    budget.book(1000)
+    assert budget.steps == MAX_BUDGET_STEPS
+    budget.book(-MAX_BUDGET_STEPS)
     n_rests = 0
-    while not credit.steps:
-        credit.put_by()
+    while not budget.steps:
+        budget.put_by()
         n_rests += 1
 
     assert n_rests == ADVANCE_STEPS / SAVED_STEPS + 1
 
 
-def test_economy_of_a_draft_that_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_of_a_draft_that_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step with it takes twice as long and brings nothing: over many steps, hardly any time is lost."""
     monkeypatch.undo()
-    economy, spent_s = StepCosts(), 0.0
+    costs, spent_s = StepCosts(), 0.0
     for _ in range(5000):
-        if economy.step_s(2) and economy.draft_budget.steps:
-            economy.learn(0.015, 2, 6)
-            economy.reward(2, 0.020, 2)
+        if costs.step_s(2) and costs.draft_budget.steps:
+            costs.learn(0.015, 2, 6)
+            costs.reward(2, 0.020, 2)
             spent_s += 0.020
         else:
-            economy.draft_budget.put_by()
-            economy.learn(0.010, 2, 0)
+            costs.draft_budget.put_by()
+            costs.learn(0.010, 2, 0)
             spent_s += 0.010
 
     assert spent_s < 50 / 0.97
 
 
-def test_economy_of_a_draft_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_of_a_draft_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked in all steps but those that are timed without it; free guesses must be better than it."""
     monkeypatch.undo()
-    economy, n_drafted = StepCosts(), 0
+    costs, n_drafted = StepCosts(), 0
     for _ in range(1000):
-        if economy.step_s(2) and economy.draft_budget.steps:
-            economy.learn(0.015, 2, 6)
-            economy.reward(2, 0.020, 8)
+        if costs.step_s(2) and costs.draft_budget.steps:
+            costs.learn(0.015, 2, 6)
+            costs.reward(2, 0.020, 8)
             n_drafted += 1
         else:
-            economy.draft_budget.put_by()
-            economy.learn(0.010, 2, 0)
+            costs.draft_budget.put_by()
+            costs.learn(0.010, 2, 0)
 
     assert n_drafted > 950
-    assert not economy.is_worth_it(2, 6, 3.0)
-    assert economy.is_worth_it(2, 6, 6.0)
+    assert not costs.is_worth_it(2, 6, 3.0)
+    assert costs.is_worth_it(2, 6, 6.0)
 
 
 def ordered(folder: Path | str, **fields: object) -> Load:

@@ -248,20 +248,20 @@ def test_guesses_that_fail_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(lookup.guess(tokens)) == 8
 
 
-def test_economy_refuses_what_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_refuses_what_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     """More positions have to bring more tokens than they cost."""
     monkeypatch.undo()
-    economy = StepCosts()
-    assert not economy.is_worth_it(1, 4, 4.0)
+    costs = StepCosts()
+    assert not costs.is_worth_it(1, 4, 4.0)
     for _ in range(40):
         for n_rows in (1, 8):
-            economy.learn(0.010, n_rows, 0)
-        economy.learn(0.014, 1, 4)  # 1 ms each
+            costs.learn(0.010, n_rows, 0)
+        costs.learn(0.014, 1, 4)  # 1 ms each
 
-    assert economy.is_worth_it(1, 4, 2.0)
-    assert not economy.is_worth_it(8, 32, 4.0)  # one row guesses, and eight pay for it
-    assert economy.is_worth_it(8, 32, 28.0) is False
-    assert economy.is_worth_it(8, 8, 8.0)
+    assert costs.is_worth_it(1, 4, 2.0)
+    assert not costs.is_worth_it(8, 32, 4.0)  # one row guesses, and eight pay for it
+    assert costs.is_worth_it(8, 32, 28.0) is False
+    assert costs.is_worth_it(8, 8, 8.0)
 
 
 def test_text_is_whole(loaded: LoadedModel, vocabulary: Vocabulary) -> None:

@@ -1,9 +1,9 @@
 """
 What each step does, for all requests that generate.
 
-One `step` decodes a token, or a checked guess, for every row of every lane; lets waiting sequences in, as far
-as there are places and memory; begins to prefill a piece; and returns all that it brought. What it has begun
-is computed while the caller sends that.
+One `step` lets waiting sequences in, as far as there are places and memory; decodes a token, or a checked
+guess, for every row of every lane; begins to prefill a piece; and returns all that it brought. What it has
+begun is computed while the caller sends that.
 
 Memory is given for what a sequence holds now and a little more. Where all of them together outgrow it, the
 one that came last is preempted: it waits, and is prefilled again with what it had said.
@@ -139,9 +139,7 @@ class Scheduler:
         self._scoring: Scoring | None = None
         self._prefills = Prefills(self._loaded.model, self.window, is_keeping=self._prefixes.is_on)
         self._budget = PrefillBudget(self._max_step_tokens)
-        self._n_begun = (
-            0  # tokens whose prefill was begun in the last step, beside rows that decode
-        )
+        self._n_begun = 0  # tokens of prompts that the last step began to prefill beside its rows
         self._read_s = 0.0
         self._lanes.clear()
 
@@ -190,8 +188,8 @@ class Scheduler:
         """Advance every sequence; return all that it brought."""
         output = StepOutput()
         self._score(output)
-        self._decode(output)
         self._admit()
+        self._decode(output)
         self._prefill(output)
         self._preempt()
         return output
@@ -225,7 +223,7 @@ class Scheduler:
     def _is_urgent(self, lane: Lane) -> bool:
         """Whether what was drawn can't wait for the next step: a first token, or prefill is next."""
         is_first = any(not each.n_said for each in lane.batch.sequences)
-        return is_first or bool(self._prefills.sequences or self._waiting)
+        return is_first or bool(self._prefills.sequences)
 
     def _tell(self, advance: Advance, output: StepOutput) -> bool:
         """Put what a sequence says into *output*; return whether it is over, since it ended or broke."""
