@@ -13,12 +13,12 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
 from service.engine.cache.kv import Caches, keep_rows
-from service.engine.cache.prefix_cache import PrefixCache
 from service.engine.decoding import batch
 from service.engine.decoding.sequence import Status
 from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.prepare import Preparer
+from service.engine.scheduler import lanes
 from service.engine.scheduler.output import StepOutput
 from service.engine.scheduler.scheduler import Scheduler
 from service.engine.text.answer import Answer
@@ -317,7 +317,7 @@ def test_long_prompt_does_not_stall_its_neighbours(
     scheduler.add(1, preparer.prepare(decoding), decoding)
     for _ in range(20):
         scheduler.step()
-    long = Job(Tokens(tuple(i % 1000 + 20 for i in range(3000))), max_tokens=1)
+    long = Job(Tokens(tuple(i % 1000 + 20 for i in range(1000))), max_tokens=1)
     scheduler.add(2, preparer.prepare(long), long)
     n_steps = n_tokens = 0
     while 2 in scheduler.tickets and 1 in scheduler.tickets:
@@ -328,10 +328,13 @@ def test_long_prompt_does_not_stall_its_neighbours(
     assert n_tokens == n_steps
 
 
-def test_long_row_goes_beside_short_ones(loaded: LoadedModel, vocabulary: Vocabulary) -> None:
+def test_long_row_goes_beside_short_ones(
+    loaded: LoadedModel, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Short ones aren't padded to it, and all answer as alone."""
-    scheduler = Scheduler(loaded, vocabulary, 8, prefixes=PrefixCache(0))
-    long = [i % 1000 + 20 for i in range(4000)]
+    monkeypatch.setattr(lanes, "MIN_LANE_BYTES", 1 << 20)
+    scheduler = Scheduler(dressed("full", loaded), vocabulary, 8)
+    long = [i % 1000 + 20 for i in range(2000)]
     short = [[50 + i, 60, 70] for i in range(4)]
     wanted = Job(Tokens((1,)), Sampling(temperature=0.0), max_tokens=60, ignore_eos=True)
 
@@ -351,7 +354,7 @@ def test_long_row_goes_beside_short_ones(loaded: LoadedModel, vocabulary: Vocabu
             n_lanes = max(n_lanes, scheduler.n_lanes)
             most_bytes = max(most_bytes, scheduler.kv_bytes)
         assert n_lanes == (1 if len(prompts) == 1 else 2)
-        assert most_bytes < 2.1 * 4000 * 2 * 1024  # not five times as much
+        assert most_bytes < 2.1 * 2000 * 1024  # not five times as much
         return [seen[ticket] for ticket in range(len(prompts))]
 
     alone = [answers([prompt])[0] for prompt in (long, *short)]
