@@ -9,6 +9,9 @@ from __future__ import annotations
 from service.engine.cache.memory_plan import MAX_STEP_TOKENS
 from service.engine.decoding.step_costs import INERTIA, mixed
 
+FIRST_STEP_TOKENS = (
+    256  # of which no time is known yet: a slow machine is learnt in a second (taste)
+)
 MIN_STEP_TOKENS = 2  # or a prompt would never end
 GROUP_TOKENS = 128  # of short prompts together: weights are read for nothing with fewer (measured)
 ALONE_S = 0.25  # how long a step may be where nobody decodes: a cancel waits for it (taste)
@@ -27,7 +30,7 @@ class PrefillBudget:
     def __init__(self, max_tokens: int = MAX_STEP_TOKENS) -> None:
         self._max_tokens = max_tokens
         self._decode_s = 0.0
-        self._token_s = ALONE_S / MAX_STEP_TOKENS
+        self._token_s = ALONE_S / FIRST_STEP_TOKENS
 
     def n_tokens(self, n_waiting: int, n_decoding: int) -> int:
         """
