@@ -454,6 +454,23 @@ def test_memory_that_runs_out_costs_one_request(
     assert scheduler.kv_bytes == 0
 
 
+def test_error_while_a_prompt_is_scored_costs_that_prompt(
+    loaded: LoadedModel, vocabulary: Vocabulary
+) -> None:
+    """Those that generate go on."""
+    like = dressed("full", loaded)
+    jobs = several()[:2]
+    expected, _ = drawn(Scheduler(like, vocabulary, 4), jobs)
+    failing = Failing(like.model, ValueError("shapes"), -1)
+    scheduler = Scheduler(dataclasses.replace(like, model=failing), vocabulary, 4)
+    echo = Job(Tokens((1,)), max_tokens=3, top_logprobs=1, echo=True)
+    failing.n_left = 1
+    said, failures = drawn(scheduler, [*jobs, ([50, 60, 70], echo)])
+
+    assert failures == [2]
+    assert said[:2] == expected
+
+
 def test_error_of_a_step_costs_those_of_the_step(
     loaded: LoadedModel, vocabulary: Vocabulary
 ) -> None:

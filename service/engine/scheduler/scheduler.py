@@ -26,11 +26,11 @@ from service.engine.cache.prefix_cache import Cache, Ids, PrefixCache, PrefixHit
 from service.engine.decoding.batch import Advance
 from service.engine.decoding.draft_model import DraftModel
 from service.engine.decoding.sampling import SequenceSampling
-from service.engine.decoding.scoring import Scoring
 from service.engine.decoding.sequence import Sequence, Status
 from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.scheduler.budget import GROUP_TOKENS, PrefillBudget
+from service.engine.scheduler.echoes import Echoes
 from service.engine.scheduler.lanes import Lane, Lanes
 from service.engine.scheduler.output import StepOutput, Teller
 from service.engine.scheduler.prefill import Prefills
@@ -135,8 +135,9 @@ class Scheduler:
     def _start(self) -> None:
         self.sequences: dict[int, Sequence] = {}
         self._waiting: list[Sequence] = []
-        self._scored: list[Sequence] = []
-        self._scoring: Scoring | None = None
+        self._echoes = Echoes(
+            self._loaded.model, self._caches, self._vocabulary.n_logits, self._teller
+        )
         self._prefills = Prefills(self._loaded.model, self.window, is_keeping=self._prefixes.is_on)
         self._budget = PrefillBudget(self._max_step_tokens)
         self._n_begun = 0  # tokens of prompts that the last step began to prefill beside its rows
@@ -177,7 +178,7 @@ class Scheduler:
             status=Status.SCORING if job.echo else Status.WAITING,
         )
         self.sequences[ticket] = sequence
-        (self._scored if job.echo else self._waiting).append(sequence)
+        (self._echoes.sequences if job.echo else self._waiting).append(sequence)
 
     def cancel(self, tickets: Collection[int]) -> None:
         """Drop the sequences of all *tickets* that there are, and their caches, in one pass."""
@@ -187,12 +188,26 @@ class Scheduler:
     def step(self) -> StepOutput:
         """Advance every sequence; return all that it brought."""
         output = StepOutput()
-        self._score(output)
+        self._echo(output)
         self._admit()
         self._decode(output)
         self._prefill(output)
         self._preempt()
         return output
+
+    def _echo(self, output: StepOutput) -> None:
+        """Let the first sequence that is to say its prompt do so; then it goes on, or has ended."""
+        try:
+            said = self._echoes.step(output)
+        except Exception as error:
+            self._lose(self._echoes.sequences[:1], error, output)
+            return
+        if said is None:
+            return
+        if said.job.max_tokens == 0:
+            self._finish([said])
+        else:
+            self._waiting.append(said)
 
     def _decode(self, output: StepOutput) -> None:
         """Advance every row, and let those go that have ended."""
@@ -316,12 +331,10 @@ class Scheduler:
         """Forget all *leaving* sequences, wherever they stand."""
         if not leaving:
             return
-        if self._scored and self._scored[0] in leaving:
-            self._scoring = None
         for each in leaving:
             each.status, each.cache = Status.FINISHED, None
             self.sequences.pop(each.ticket, None)
-        self._scored = [each for each in self._scored if each not in leaving]
+        self._echoes.leave(leaving)
         self._waiting = [each for each in self._waiting if each not in leaving]
         self._prefills.sequences = [
             each for each in self._prefills.sequences if each not in leaving
@@ -377,33 +390,6 @@ class Scheduler:
         for lane in self._lanes:
             lengths += [lane.longest] * len(lane.batch.sequences)
         return sum(map(self._sequence_bytes, lengths))
-
-    def _score(self, output: StepOutput) -> None:
-        """Score a piece of the first prompt that waits for it; say its echo once it is whole."""
-        if not self._scored:
-            return
-        each = self._scored[0]
-        each.begun_s = each.begun_s or time.monotonic()
-        ids, n_top = each.tokens, each.job.top_logprobs
-        if n_top is not None:
-            if self._scoring is None:
-                self._scoring = Scoring(
-                    self._loaded.model, self._caches.make(), ids, n_top, self._vocabulary.n_logits
-                )
-            if not self._scoring.is_done:
-                self._scoring.step()
-            if not self._scoring.is_done:
-                return
-        scoring, self._scoring = self._scoring, None
-        output.deltas.append(self._teller.echo(each, scoring.scored if scoring else None))
-        if each.job.max_tokens == 0:
-            self._finish([each])
-            return
-        self._scored.pop(0)
-        if scoring and len(ids) > 1:
-            each.cache, each.n_in_cache = scoring.cache, len(ids) - 1
-        each.status = Status.WAITING
-        self._waiting.append(each)
 
 
 def _is_memory(error: Exception) -> bool:
