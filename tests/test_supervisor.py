@@ -619,9 +619,7 @@ def test_link_that_ends_before_the_model_is_ready(
     async def scenario() -> None:
         async with running(house):
             await until_state(house, state)
-            began_s = time.perf_counter()
-            await until_state(house, F)
-            assert time.perf_counter() - began_s < 1
+            await until_state(house, F)  # while the process goes on, for two seconds more
             assert is_alive(house.pids[0])
             with pytest.raises(ModelNotReady, match="failed"):
                 house.submit("x")
