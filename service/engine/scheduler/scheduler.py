@@ -360,7 +360,7 @@ class Scheduler:
         self._wait_again([each for each in sequences if each not in lost])
 
     def _preempt(self) -> None:
-        """Where the caches outgrow their memory, let the prefix cache give way, then who came last."""
+        """Where the caches outgrow their memory, let the sequence that came last wait again."""
         while self._held_bytes() > self._kv_budget_bytes:
             holding = [each for each in self.sequences.values() if each.n_in_cache]
             if len(holding) < 2:
