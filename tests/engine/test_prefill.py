@@ -20,6 +20,7 @@ from service.engine.scheduler.budget import (
     ALONE_S,
     GROUP_TOKENS,
     MIN_STEP_TOKENS,
+    Line,
     PrefillBudget,
 )
 from service.engine.scheduler.prefill import Prefills
@@ -66,7 +67,7 @@ def budget(decode_s: float, token_s: float) -> PrefillBudget:
     """Return what has learnt that a step takes *decode_s*, and a token of a prompt *token_s*."""
     made = PrefillBudget()
     for _ in range(60):
-        made.learn(decode_s, 0, 1)
+        made.learn(decode_s, 0, 4)
         made.learn(decode_s + 100 * token_s, 100, 4)
     return made
 
@@ -85,6 +86,33 @@ def test_a_step_prefills_something_and_not_everything() -> None:
     assert budget(0.001, 10.0).n_tokens(1, 4) == MIN_STEP_TOKENS
     assert budget(0.001, 10.0).n_tokens(3, 4) == GROUP_TOKENS
     assert budget(0.001, 0.0).n_tokens(1, 0) == MAX_STEP_TOKENS
+
+
+def test_what_few_rows_take_is_known_from_many() -> None:
+    """And prefill isn't blamed for what others decode, although their number was never seen alone."""
+    learnt = PrefillBudget()
+    for n_rows in (1, 32, 1, 32):
+        learnt.learn(0.004 + 0.001 * n_rows, 0, n_rows)
+    for _ in range(60):
+        learnt.learn(0.004 + 0.016 + 0.02, 100, 16)
+
+    assert learnt.n_tokens(1, 16) == pytest.approx(1.5 * 20 / 0.2, abs=2)
+
+
+def test_line_follows_what_is_new() -> None:
+    """It goes through two points, never below nothing, and forgets."""
+    line = Line()
+    assert line.at(3) == 0
+    line.learn(2, 0.2)
+    assert line.at(5) == pytest.approx(0.2)
+    line.learn(4, 0.4)
+    assert line.at(3) == pytest.approx(0.3)
+    for _ in range(200):
+        line.learn(4, 0.4)
+        line.learn(2, 0.2)
+
+    assert line.at(4) == pytest.approx(0.4)
+    assert line.at(-100) == 0
 
 
 def test_short_prompts_go_in_groups(sequence: Make) -> None:
