@@ -41,17 +41,13 @@ MIN_CONTEXT = 16  # the least that CONTEXT_LENGTH can be set to
 RESERVE = 0.1
 """
 Part of the machine's memory that is left alone. Taste, for what nobody counts: an array that grows is there
-twice for a moment, steps are foretold from small ones (the built-in model's were, within 30 %), texts and
+twice for a moment, steps are foretold from small ones (the built-in model's were, within a third), texts and
 grammars take memory, and where it is not Metal's working set, other processes grow as well.
 """
-MAX_STEP_TOKENS, MIN_STEP_TOKENS = (
-    2048,
-    64,
-)  # the largest step is what decoding reads at once, where it may
+MAX_STEP_TOKENS = 2048  # as many as decoding reads in one step at most
+MIN_STEP_TOKENS = 64  # taste: with fewer the weights are read for too little
 STEP_SHARE = 0.25  # taste: of memory for a step; where it would take more, steps are smaller and not contexts
-BUFFERS_BYTES = (
-    32 << 20
-)  # where there is no Metal, MLX's own choice: memory is had anew in no time there
+BUFFERS_BYTES = 32 << 20  # MLX's own choice where there is no Metal: memory is had anew in no time
 
 
 @dataclass(frozen=True)
