@@ -29,7 +29,6 @@ from service.engine.decoding.draft_model import load_draft
 from service.engine.model.load import LoadedModel, load
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.prepare import Preparer
-from service.engine.scheduler.output import StepOutput
 from service.engine.scheduler.scheduler import Scheduler
 from service.engine.text.prompt import Prepared, RefusedPrompt
 from service.engine.trial import open_prefixes, trial_prompt
@@ -215,12 +214,27 @@ class Engine:
         arrived = [] if scheduler.tickets else [self._inbox.get()]
         while not self._inbox.empty():
             arrived.append(self._inbox.get())
-        scheduler.cancel({each.ticket for each in arrived if isinstance(each, Cancel)})
+        self._cancel(scheduler, {each.ticket for each in arrived if isinstance(each, Cancel)})
         for each in arrived:
             if isinstance(each, Cancel):
                 self._channel.send(Cancelled(each.ticket))
             elif each.ticket in self._open:
                 self._admit(scheduler, each)
+
+    def _cancel(self, scheduler: Scheduler, tickets: set[int]) -> None:
+        """Drop what was cancelled; if its rows can't be taken out of the others, all are lost."""
+        try:
+            scheduler.cancel(tickets)
+        except Exception:
+            self._fail_all(scheduler)
+
+    def _fail_all(self, scheduler: Scheduler) -> None:
+        """Give up all that is being generated, after an error that nobody expected."""
+        tickets = scheduler.tickets
+        _log.exception("tickets %s are lost", tickets)
+        scheduler.reset()
+        for ticket in tickets:
+            self._end(Failed(ticket))
 
     def _admit(self, scheduler: Scheduler, each: _Arrival) -> None:
         """Make a sequence of what came."""
@@ -232,13 +246,11 @@ class Engine:
 
     def _step(self, scheduler: Scheduler) -> None:
         """Advance every sequence and say what came of it; what breaks here never ends the process."""
-        tickets = scheduler.tickets
         try:
             output = scheduler.step()
         except Exception:
-            _log.exception("a step failed for tickets %s", tickets)
-            scheduler.reset()
-            output = StepOutput(failures=tickets)
+            self._fail_all(scheduler)
+            return
         self._channel.send(Step(tuple(output.deltas)))
         for refusal in output.refusals:
             message = "The form of the answer is too complex to be followed."

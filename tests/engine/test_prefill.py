@@ -126,6 +126,15 @@ def test_short_prompts_go_in_groups(sequence: Make) -> None:
     assert waiting.next_group(20, 500) == [made[3]]
 
 
+def test_rows_of_a_group_are_about_as_long(sequence: Make) -> None:
+    """Nobody is padded to one that has a long prefix from the cache, although both have little left."""
+    long, short, alike = sequence(span(3000), 2980), sequence(span(20)), sequence(span(30))
+    ready, other = sequence(span(3000), 3000), sequence(span(40), 40)
+
+    assert prefills(short, long, alike).next_group(500, 500) == [short, alike]
+    assert prefills(ready, other).ready_group() == [ready]
+
+
 def test_long_and_short_prompts_take_turns(sequence: Make) -> None:
     """Neither waits for all of the other."""
     long, short = sequence(span(5000)), sequence(span(40))

@@ -81,10 +81,25 @@ def test_draws_that_were_taken_back_are_drawn_again() -> None:
     flat = mx.zeros((1, 64))
     first = drawn([row], flat)
     second = drawn([row], flat)
-    row.forget_unknown(1, 1)
+    row.count(first[0], 1)
+    row.forget_unknown(1)
 
     assert drawn([row], flat) == second
     assert (first + second) == draws(Sampling(seed=3, frequency_penalty=0.5), n=2)[0]
+
+
+def test_a_token_that_was_fed_is_never_new_again() -> None:
+    """Preempted once more before it decodes: its last token is known to mask and penalties already."""
+    (row,) = rows(Sampling(seed=3, frequency_penalty=0.5))
+    token = drawn([row], mx.zeros((1, 64)))[0]
+    row.count(token, 1)
+    for _ in range(2):
+        row.forget_unknown(1)
+
+        assert not row.is_in_flight
+    row.forget_unknown(2)
+
+    assert row.is_in_flight  # a second one was read when it was drawn, and not fed yet
 
 
 def test_penalties_of_a_batch_are_those_of_each_row() -> None:

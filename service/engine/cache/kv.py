@@ -64,6 +64,8 @@ class BatchCache(BatchKVCache):  # type: ignore[misc]  # mlx-lm ships no types
     def extract(self, idx: int) -> RowCache:
         """Return row *idx* of the batch by itself."""
         row = RowCache()
+        if self.empty():
+            return row
         row.state = super().extract(idx).state
         return row
 

@@ -152,8 +152,6 @@ class PrefixCache:
             trim_prompt_cache(cache, len(best.ids) - n_tokens)
         return PrefixHit(n_tokens, cache, n_seen)
 
-    reach = match_length  # the old name, until the scheduler is rewritten
-
     def keep(self, ids: Ids, cache: Cache) -> None:
         """Keep what reading *ids* left in *cache*, which is this one's from now on."""
         entry = Entry(ids, cache)
@@ -245,7 +243,3 @@ def n_shared(one: Ids, other: Ids) -> int:
     parts = one[:n] != other[:n]
     first = int(parts.argmax()) if n else 0
     return first if n and parts[first] else n
-
-
-# Old names, until the scheduler is rewritten.
-Held = PrefixHit

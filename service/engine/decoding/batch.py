@@ -111,8 +111,8 @@ class Batch:
         self.sequences = [self.sequences[i] for i in keep]
         self._arrange()
 
-    def copy_cache(self, sequence: Sequence) -> Cache:
-        """Return the cache of one *sequence* by itself, not computed yet, for its last time in the batch."""
+    def last_cache(self, sequence: Sequence) -> Cache:
+        """Return the cache of a *sequence* that leaves next, by itself, and not computed yet."""
         if len(self.sequences) == 1:
             return self._cache
         return extract(self._cache, self.sequences.index(sequence))

@@ -75,7 +75,7 @@ class SequenceSampling:
 
     Attributes:
         n_drawn: how many tokens have been drawn; the next one is drawn with this number.
-        is_in_flight: the token drawn last has not been fed to the model yet.
+        is_in_flight: the token to be fed next was drawn, and neither mask nor penalties know it yet.
         reports: one for each token drawn and not yet said, with the row's place in it.
         counts: how often each token was fed after the prompt, shape (n_logits,); None without penalties.
         in_prompt: which tokens the prompt has, shape (n_logits,); None without penalties.
@@ -133,20 +133,16 @@ class SequenceSampling:
 
     def count(self, token: int, place: int) -> None:
         """Take in that *token* was fed, the answer's first at *place* 1; what was counted is left alone."""
-        if self.counts is not None and place > self._n_counted:
+        if place <= self._n_counted:
+            return
+        self._n_counted = place
+        if self.counts is not None:
             self.counts[token] += 1
-            self._n_counted = place
 
-    def forget_unknown(self, n_known: int, n_fed: int) -> None:
-        """
-        Take back what was drawn and is not known to anybody: it will be drawn again.
-
-        Args:
-            n_known: tokens of the answer that were read.
-            n_fed: tokens of the answer that were fed; negative or 0 within the prompt.
-        """
+    def forget_unknown(self, n_known: int) -> None:
+        """Take back what was drawn beyond the *n_known* tokens that were read: it will be drawn again."""
         self.n_drawn = n_known
-        self.is_in_flight = max(n_fed, 0) < n_known
+        self.is_in_flight = self._n_counted < n_known
         self.reports.clear()
 
 

@@ -127,8 +127,7 @@ class Sequence:
 
     def preempt(self) -> None:
         """Give its cache up, and wait again; what it has said is prefilled then, and it goes on."""
-        n_known, n_fed = len(self.tokens) - len(self.prompt), self.n_in_cache - len(self.prompt)
-        self.sampling.forget_unknown(n_known, n_fed)
+        self.sampling.forget_unknown(len(self.tokens) - len(self.prompt))
         self.cache = None
         self.n_in_cache = 0
         self.stops = ()

@@ -69,10 +69,11 @@ class PrefillBudget:
             n_waiting: how many sequences wait for their first token: a crowd may keep a few longer.
             n_decoding: how many wait for their next one meanwhile.
         """
-        if not n_decoding:
+        decode_s = self._decode.at(n_decoding)
+        if not n_decoding or not decode_s:  # nobody waits, or nothing is known of their steps yet
             return self._fitting(ALONE_S, MIN_STEP_TOKENS)
         crowd = 1 + CROWD * (n_waiting - 1) / n_decoding
-        allowed_s = min(SHARE * self._decode.at(n_decoding) * crowd, ALONE_S)
+        allowed_s = min(SHARE * decode_s * crowd, ALONE_S)
         return self._fitting(allowed_s, GROUP_TOKENS if crowd >= 2 else MIN_STEP_TOKENS)
 
     def _fitting(self, allowed_s: float, least: int) -> int:

@@ -44,9 +44,9 @@ class Lane:
         """Tokens of the longest row."""
         return max((len(each.tokens) for each in self.batch.sequences), default=0)
 
-    def padding(self, joining: Several[Sequence]) -> int:
-        """Return how many places would be padding, if the *joining* sequences were here."""
-        lengths = [len(each.tokens) for each in [*joining, *self.batch.sequences]]
+    def padding(self, joining: Several[int]) -> int:
+        """Return how many places would be padding, if rows of so many tokens were *joining*."""
+        lengths = [*joining, *(len(each.tokens) for each in self.batch.sequences)]
         return max(lengths) * len(lengths) - sum(lengths)
 
     def step(self) -> list[Advance]:
@@ -108,7 +108,18 @@ class Lanes:
 
     def join(self, sequences: Several[Sequence], cache: Cache) -> None:
         """Put *sequences*, prefilled into *cache* together, where they are padded least."""
-        self._best_for(sequences).batch.join(sequences, cache)
+        lane = self._best_for([len(each.tokens) for each in sequences]) or self._open()
+        lane.batch.join(sequences, cache)
+
+    def lengths(self, joining: Several[int]) -> list[int]:
+        """Return how many places each row has, padding included, once rows of so many tokens have joined."""
+        best = self._best_for(joining) if joining else None
+        lengths = [] if best else list(joining)
+        for lane in self._lanes:
+            more = joining if lane is best else ()
+            n_rows = len(lane.batch.sequences) + len(more)
+            lengths += [max(lane.longest, *more, 0)] * n_rows
+        return lengths
 
     def steps(self, *, is_disturbed: bool) -> Iterator[tuple[Lane, list[Advance]]]:
         """
@@ -127,16 +138,14 @@ class Lanes:
         for lane in self._lanes:
             lane.leave(leaving)
 
-    def _best_for(self, joining: Several[Sequence]) -> Lane:
-        """Return the lane that is padded least with the *joining* sequences in it."""
+    def _best_for(self, joining: Several[int]) -> Lane | None:
+        """Return the lane for rows of so many tokens, where they are padded least; None: a new one."""
         used = [lane for lane in self._lanes if lane.batch.sequences]
         best = min(used, key=lambda lane: lane.padding(joining), default=None)
         if best and best.padding(joining) * self._bytes_per_token <= self._bearable_bytes:
             return best
         empty = next((lane for lane in self._lanes if not lane.batch.sequences), None)
-        if empty is None and len(self._lanes) < MAX_LANES:
-            empty = self._open()
-        return empty or best or self._open()
+        return empty or (best if len(self._lanes) >= MAX_LANES else None)
 
     def _open(self) -> Lane:
         batch, speculation = Batch(self._model), None

@@ -24,6 +24,10 @@ from service.engine.cache.prefix_cache import (
 )
 from service.engine.decoding.sequence import Sequence
 
+MAX_UNLIKE = (
+    128  # tokens by which rows of a group may differ: all are padded to the longest (taste)
+)
+
 
 class Prefills:
     """
@@ -77,6 +81,11 @@ class Prefills:
             n_shared(sequence.ids, ids) >= MIN_SHARED for ids in waiting
         )
 
+    def ready_group(self) -> list[Sequence]:
+        """Return sequences of which nothing is left to prefill, about as long as the first of them."""
+        ready = [each for each in self.sequences if not each.n_left]
+        return [each for each in ready if each is ready[0] or _are_alike(each, ready[0])]
+
     def next_group(self, n_tokens: int, group_tokens: int) -> list[Sequence]:
         """
         Return which sequences to prefill together in this step; alone, it may not be to its end.
@@ -98,7 +107,8 @@ class Prefills:
         for each in self.sequences:
             n_wider = max(n_wide, each.n_left)
             fits = n_wider * (len(group) + 1) <= min(n_tokens, group_tokens)
-            if each is not lead and fits and self._next_stop(each) == len(each.tokens) - 1:
+            fits = fits and each is not lead and _are_alike(each, lead)
+            if fits and self._next_stop(each) == len(each.tokens) - 1:
                 group.append(each)
                 n_wide = n_wider
         return group
@@ -123,7 +133,7 @@ class Prefills:
         pieces = [each.tokens[each.n_in_cache : -1] for each in group]
         lengths = [len(piece) for piece in pieces]
         n_wide = max(lengths)
-        cache = merge([each.cache for each in group if each.cache is not None])
+        cache = merge([each.cache or [] for each in group])
         if n_wide:
             padded = [piece + [0] * (n_wide - len(piece)) for piece in pieces]
             if min(lengths) < n_wide:
@@ -147,3 +157,9 @@ class Prefills:
         """Return up to which token the next piece of *sequence* may go."""
         ahead = [stop for stop in sequence.stops if stop > sequence.n_in_cache]
         return min(ahead, default=len(sequence.tokens) - 1)
+
+
+def _are_alike(one: Sequence, other: Sequence) -> bool:
+    """Whether two may be rows of one group: neither is padded much, and each has a cache to merge."""
+    is_near = abs(len(one.tokens) - len(other.tokens)) <= MAX_UNLIKE
+    return is_near and all(each.n_in_cache or each.n_left for each in (one, other))

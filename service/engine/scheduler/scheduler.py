@@ -41,11 +41,12 @@ from service.protocol import Job
 _log = logging.getLogger(__name__)
 
 MAX_PREFILLS = (
-    8  # sequences that hold a cache and don't decode yet: more would only hold memory (taste)
+    8  # sequences with a cache that don't decode yet: more would only hold memory (taste)
 )
 HEADROOM_TOKENS = (
-    256  # that a sequence must have room for when it is let in: mlx-lm's caches grow so
+    256  # for which there must be room when a sequence is let in: mlx-lm's caches grow so
 )
+HOLDING = (Status.PREFILL, Status.DECODING)  # when a sequence has a KV cache that counts
 
 
 class Scheduler:
@@ -197,6 +198,8 @@ class Scheduler:
 
     def _echo(self, output: StepOutput) -> None:
         """Let the first sequence that is to say its prompt do so; then it goes on, or has ended."""
+        if any(each.cache for each in self._waiting):  # one cache at a time that nobody counts
+            return
         try:
             said = self._echoes.step(output)
         except Exception as error:
@@ -218,13 +221,12 @@ class Scheduler:
         finished: list[Sequence] = []
         try:
             for lane, advances in self._lanes.steps(is_disturbed=self._n_begun > 0):
-                ended = [one.sequence for one in advances if self._tell(one, output)]
+                self._tell(advances, output, finished)
                 if self._is_urgent(lane):
-                    drawn = [one for one in lane.batch.read() if one.sequence not in ended]
-                    ended += [one.sequence for one in drawn if self._tell(one, output)]
-                self._keep_ended(lane, ended)
-                finished += ended
+                    self._tell(lane.batch.read(), output, finished)
+                self._keep_ended(lane, finished)
         except Exception as error:
+            self._read_s, self._n_begun = 0.0, 0
             self._finish(finished)
             self._lose(self._lanes.sequences, error, output)
             return
@@ -240,15 +242,21 @@ class Scheduler:
         is_first = any(not each.n_said for each in lane.batch.sequences)
         return is_first or bool(self._prefills.sequences)
 
-    def _tell(self, advance: Advance, output: StepOutput) -> bool:
-        """Put what a sequence says into *output*; return whether it is over, since it ended or broke."""
-        try:
-            return self._teller.tell(advance, output)
-        except Exception:
-            ticket = advance.sequence.ticket
-            _log.exception("the answer of ticket %d could not be read", ticket)
-            output.failures.append(ticket)
-            return True
+    def _tell(
+        self, advances: Iterable[Advance], output: StepOutput, finished: list[Sequence]
+    ) -> None:
+        """Put what sequences say into *output*; add to *finished* those that ended or broke."""
+        for one in advances:
+            if one.sequence in finished:
+                continue
+            try:
+                is_over = self._teller.tell(one, output)
+            except Exception:
+                _log.exception("the answer of ticket %d could not be read", one.sequence.ticket)
+                output.failures.append(one.sequence.ticket)
+                is_over = True
+            if is_over:
+                finished.append(one.sequence)
 
     def _admit(self) -> None:
         """Let sequences in, first come first served; one whose prefix is being prefilled waits for that."""
@@ -289,8 +297,7 @@ class Scheduler:
             return
         n_decoding = len(self._lanes.sequences)
         n_tokens = self._budget.n_tokens(len(prefills.sequences) + len(self._waiting), n_decoding)
-        group = [each for each in prefills.sequences if not each.n_left]
-        group = group or prefills.next_group(n_tokens, GROUP_TOKENS)
+        group = prefills.ready_group() or prefills.next_group(n_tokens, GROUP_TOKENS)
         began_s = time.monotonic()
         try:
             cache, n_fed = prefills.feed(group, n_tokens)
@@ -309,8 +316,17 @@ class Scheduler:
         else:
             self._budget.learn(time.monotonic() - began_s, n_fed, 0)
         if not group[0].n_left:
-            prefills.sequences = [each for each in prefills.sequences if each not in group]
+            self._join(group, cache, output)
+
+    def _join(self, group: list[Sequence], cache: Cache, output: StepOutput) -> None:
+        """Put a prefilled *group* into a lane, to decode from the next step on."""
+        prefills = self._prefills
+        prefills.sequences = [each for each in prefills.sequences if each not in group]
+        beside = self._lanes.sequences
+        try:
             self._lanes.join(group, cache)
+        except Exception as error:  # the lane may be half written
+            self._lose([*beside, *group], error, output)
 
     def _keep_prefixes(self, group: list[Sequence], cache: Cache) -> None:
         """Keep copies of what was prefilled, where they are worth it."""
@@ -320,12 +336,14 @@ class Scheduler:
                 own = copy.deepcopy(cache) if len(group) == 1 else extract(cache, place)
                 self._prefixes.keep(each.ids[: each.n_in_cache], own)
 
-    def _keep_ended(self, lane: Lane, ended: Iterable[Sequence]) -> None:
-        """Keep the caches of sequences that have ended, as the chat may go on."""
-        for each in ended:
-            if self._prefixes.is_on and each.finish_reason is not None:
+    def _keep_ended(self, lane: Lane, finished: Collection[Sequence]) -> None:
+        """Keep the caches of sequences in *lane* that have ended, as the chat may go on."""
+        if not self._prefixes.is_on:
+            return
+        for each in lane.batch.sequences:
+            if each in finished and each.finish_reason is not None:
                 tokens = np.array(each.cached_tokens, dtype=np.uint32)
-                self._prefixes.keep(tokens, lane.batch.copy_cache(each))
+                self._prefixes.keep(tokens, lane.batch.last_cache(each))
 
     def _finish(self, leaving: Collection[Sequence]) -> None:
         """Forget all *leaving* sequences, wherever they stand."""
@@ -347,6 +365,8 @@ class Scheduler:
 
         Their caches may be half written: what goes on is prefilled again.
         """
+        if not sequences:
+            return
         _log.exception("a step failed for tickets %s", [each.ticket for each in sequences])
         lost = set(sequences)
         if _is_memory(error):
@@ -362,7 +382,7 @@ class Scheduler:
     def _preempt(self) -> None:
         """Where the caches outgrow their memory, let the sequence that came last wait again."""
         while self._held_bytes() > self._kv_budget_bytes:
-            holding = [each for each in self.sequences.values() if each.n_in_cache]
+            holding = [each for each in self.sequences.values() if each.status in HOLDING]
             if len(holding) < 2:
                 return
             _log.info("ticket %d waits: the KV cache is full", holding[-1].ticket)
@@ -381,14 +401,12 @@ class Scheduler:
     def _has_room_for(self, sequence: Sequence) -> bool:
         """Whether there is memory for what *sequence* holds at first; alone it always fits."""
         n_tokens = len(sequence.tokens) + min(sequence.max_tokens, HEADROOM_TOKENS)
-        needed_bytes = self._held_bytes() + self._sequence_bytes(n_tokens)
-        return not self.n_rows or needed_bytes <= self._kv_budget_bytes
+        return not self.n_rows or self._held_bytes(n_tokens) <= self._kv_budget_bytes
 
-    def _held_bytes(self) -> int:
-        """Return what the caches of all sequences take, rows of a lane as long as the longest."""
+    def _held_bytes(self, *joining: int) -> int:
+        """Return what the caches of all sequences take, and one of so many tokens that is *joining*."""
         lengths = [len(each.tokens) for each in self._prefills.sequences]
-        for lane in self._lanes:
-            lengths += [lane.longest] * len(lane.batch.sequences)
+        lengths += self._lanes.lengths(joining)
         return sum(map(self._sequence_bytes, lengths))
 
 
