@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import httpx
@@ -96,3 +96,8 @@ def last_token_of(client: httpx.Client, words: str) -> int:
     body = {"model": "gemma", "prompt": words}
     *_, found = client.post("/v1/tokenize", json=body).json()["tokens"]
     return int(found)
+
+
+def counts(usage: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many tokens came and went; how many were in the prefix cache depends on who asked before."""
+    return usage["prompt_tokens"], usage["completion_tokens"]
