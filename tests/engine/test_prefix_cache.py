@@ -116,23 +116,6 @@ def test_bytes_are_limited_and_the_unused_go_first() -> None:
     assert len(prefixes) == 2
 
 
-def test_memory_that_is_short_evicts_the_unused_first() -> None:
-    """As many as must go; there is room for as much as before afterwards."""
-    one = cache_of(64)[0].nbytes
-    prefixes = PrefixCache(3 * one)
-    for seed in (1, 2, 3):
-        prefixes.keep(ids(*some(64, seed)), cache_of(64))
-    prefixes.find(ids(*some(64, 1), 5))
-    prefixes.shrink_to(2 * one + one // 2)
-    assert [prefixes.match_length(ids(*some(64, seed))) for seed in (1, 2, 3)] == [64, 0, 64]
-
-    prefixes.shrink_to(0)
-    assert (len(prefixes), prefixes.n_bytes, prefixes.is_on) == (0, 0, True)
-    for seed in (4, 5, 6):
-        prefixes.keep(ids(*some(64, seed)), cache_of(64))
-    assert len(prefixes) == 3
-
-
 def test_longer_entry_replaces_its_beginnings() -> None:
     """As far as it can be cut to them; a shorter one that comes after it is not kept."""
     prefixes = PrefixCache(PLENTY)

@@ -21,9 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlx.core as mx
-import mlx.nn as nn
 import msgspec
-from mlx.utils import tree_flatten
 
 from service.catalog.card import UnfitModel
 from service.engine.cache.kv import Caches, trimmable_below
@@ -31,7 +29,7 @@ from service.engine.cache.machine import usable_bytes, working_set_bytes
 from service.engine.cache.prefix_cache import PrefixCache
 from service.engine.cache.prefix_store import DiskStore, fingerprint
 from service.engine.cache.step_memory import StepMemory, measured
-from service.engine.model.load import LoadedModel, locate
+from service.engine.model.load import LoadedModel, locate, size_bytes
 from service.protocol import Budget, Load
 
 _log = logging.getLogger(__name__)
@@ -169,7 +167,7 @@ def plan(
         model_context_length=longest,
         max_step_tokens=step_tokens,
         step_bytes=step_bytes + step.logits_bytes(n_drawn),
-        weights_bytes=_size_bytes(loaded.model),
+        weights_bytes=size_bytes(loaded.model),
         usable_bytes=usable,
     )
     card = msgspec.structs.replace(loaded.card, context_length=context_length)
@@ -210,12 +208,6 @@ def _step_tokens(step: StepMemory, context_length: int, most_bytes: float) -> in
     while n_tokens > MIN_STEP_TOKENS and step.n_bytes(n_tokens, context_length) > most_bytes:
         n_tokens //= 2
     return n_tokens
-
-
-def _size_bytes(model: nn.Module) -> int:
-    """Return the size of a model's weights."""
-    weights: dict[str, mx.array] = tree_flatten(model.parameters(), destination={})  # type: ignore[assignment, no-untyped-call]  # mlx's stubs
-    return sum(each.nbytes for each in weights.values())
 
 
 def _store(order: Load) -> DiskStore | None:

@@ -177,14 +177,6 @@ class PrefixCache:
             self._put(entry)
         self._store = store
 
-    def shrink_to(self, max_bytes: int) -> None:
-        """
-        Evict what was not used for longest until no more than *max_bytes* are held.
-
-        For when memory is short: room for later entries stays as it was, and files stay where they are.
-        """
-        self._evict(max_bytes)
-
     def turn_off(self) -> None:
         """Forget everything, and keep nothing from now on."""
         self.clear()

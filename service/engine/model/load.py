@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load as load_model_and_tokenizer
 
@@ -166,3 +168,9 @@ def sampling_defaults(folder: Path) -> Sampling:
         top_k=int(advised("top_k", 0)),
         min_p=advised("min_p", 0.0),
     )
+
+
+def size_bytes(model: nn.Module) -> int:
+    """Return the size of a model's weights."""
+    weights: dict[str, mx.array] = tree_flatten(model.parameters(), destination={})  # type: ignore[assignment, no-untyped-call]  # mlx's stubs
+    return sum(each.nbytes for each in weights.values())

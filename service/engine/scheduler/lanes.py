@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from collections.abc import Sequence as Several
 
-import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from service.engine.cache.prefix_cache import Cache
 from service.engine.decoding.batch import Advance, Batch
@@ -20,6 +18,7 @@ from service.engine.decoding.drafter import Drafter
 from service.engine.decoding.sequence import Sequence
 from service.engine.decoding.speculation import Speculation
 from service.engine.decoding.step_costs import StepCosts
+from service.engine.model.load import size_bytes
 
 MAX_LANES = 3  # each reads all weights in every step (taste)
 MIN_LANE_BYTES = 8 << 20  # padding of so little is read faster than a second step begins (measured)
@@ -82,7 +81,7 @@ class Lanes:
     ) -> None:
         self._model = model
         self._bytes_per_token = bytes_per_token
-        bearable_bytes = max(_size_bytes(model), MIN_LANE_BYTES)
+        bearable_bytes = max(size_bytes(model), MIN_LANE_BYTES)
         self._bearable_bytes = min(bearable_bytes, kv_budget_bytes * PADDING_SHARE)
         self._max_tokens_ahead = max_tokens_ahead
         self._draft = draft
@@ -155,9 +154,3 @@ class Lanes:
         lane = Lane(batch, speculation)
         self._lanes.append(lane)
         return lane
-
-
-def _size_bytes(model: nn.Module) -> int:
-    """Return the size of a model's weights."""
-    weights: dict[str, mx.array] = tree_flatten(model.parameters(), destination={})  # type: ignore[assignment, no-untyped-call]  # mlx's stubs
-    return sum(each.nbytes for each in weights.values())
