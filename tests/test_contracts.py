@@ -31,11 +31,6 @@ def dotted(case: dict[str, Any]) -> str | None:
     return ".".join([*parts, *filter(None, [case.get("missing")])]) or None
 
 
-def ascii_name(case: dict[str, Any]) -> str:
-    """Return a case's name as a test id."""
-    return str(case["name"]).encode("ascii", "replace").decode()
-
-
 def walk(node: Any) -> Iterator[dict[str, Any]]:
     """Yield every object in *node*."""
     if isinstance(node, dict):
@@ -46,18 +41,21 @@ def walk(node: Any) -> Iterator[dict[str, Any]]:
             yield from walk(inner)
 
 
-@pytest.mark.parametrize("case", CASES["good"], ids=ascii_name)
-def test_good_request_passes(case: dict[str, Any]) -> None:
+def test_good_requests_pass() -> None:
     """Every good case of the contract is let through."""
-    contracts.check("chat-request", case["body"])
+    for case in CASES["good"]:
+        contracts.check("chat-request", case["body"])
 
 
-@pytest.mark.parametrize("case", CASES["bad"], ids=ascii_name)
-def test_bad_request_names_its_place(case: dict[str, Any]) -> None:
+def test_bad_requests_name_their_places() -> None:
     """Every bad case is refused with 400, `param` at the place that the case tells."""
-    error = refusal(case["body"])
+    wrong = []
+    for case in CASES["bad"]:
+        error = refusal(case["body"])
+        if (error.status, error.param) != (400, dotted(case)):
+            wrong.append((case["name"], error.param))
 
-    assert (400, dotted(case)) == (error.status, error.param)
+    assert wrong == []
 
 
 @pytest.mark.parametrize(

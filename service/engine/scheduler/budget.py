@@ -17,8 +17,8 @@ FIRST_STEP_TOKENS = (
 MIN_STEP_TOKENS = 2  # or a prompt would never end
 GROUP_TOKENS = 128  # of short prompts together: weights are read for nothing with fewer (measured)
 ALONE_S = 0.25  # how long a step may be where nobody decodes: a cancel waits for it (taste)
-SHARE = 1.5  # how long prefill may make a step, in steps that only decode (measured)
-CROWD = 3.0  # how much longer, for each that waits for its first token beside one that decodes (measured)
+SHARE = 1.1  # how long prefill may make a step, in steps that only decode (measured)
+CROWD = 4.0  # how much longer, for each that waits for its first token beside one that decodes (measured)
 MEMORY = (
     0.9  # of a line, for what it has learnt with each measurement more: the last ten count (taste)
 )
