@@ -123,7 +123,7 @@ def test_request_when_it_is_no_object(body: object) -> None:
         {"response_format": {"type": MEGABYTE}},
         {"max_tokens": "s3cret"},
     ],
-    ids=lambda change: ascii_name({"name": next(iter(change))}),
+    ids=lambda change: next(iter(change)).encode("ascii", "replace").decode(),
 )
 def test_refusal_never_repeats_the_value(change: dict[str, Any]) -> None:
     """What was sent may be large or secret: neither message nor place holds any of it."""

@@ -76,8 +76,8 @@ def test_a_step_stays_about_as_short_as_a_decode_step() -> None:
     """Prefill beside those who decode takes a small multiple of their own step; alone it takes its time."""
     learnt = budget(0.010, 0.0002)
 
-    assert learnt.n_tokens(1, 4) == pytest.approx(75, abs=1)  # 15 ms at 0.2 ms a token
-    assert learnt.n_tokens(2, 4) == pytest.approx(131, abs=1)  # a crowd may keep a few longer
+    assert learnt.n_tokens(1, 4) == pytest.approx(55, abs=1)  # 11 ms at 0.2 ms a token
+    assert learnt.n_tokens(2, 4) == GROUP_TOKENS  # a crowd may keep a few longer
     assert learnt.n_tokens(1, 0) == pytest.approx(ALONE_S / 0.0002, abs=1)
 
 
@@ -96,7 +96,7 @@ def test_what_few_rows_take_is_known_from_many() -> None:
     for _ in range(60):
         learnt.learn(0.004 + 0.016 + 0.02, 100, 16)
 
-    assert learnt.n_tokens(1, 16) == pytest.approx(1.5 * 20 / 0.2, abs=2)
+    assert learnt.n_tokens(1, 16) == pytest.approx(1.1 * 20 / 0.2, abs=2)
 
 
 def test_line_follows_what_is_new() -> None:

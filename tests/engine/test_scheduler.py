@@ -395,10 +395,10 @@ def test_preempted_sequences_go_on_where_they_were(
     loaded: LoadedModel, vocabulary: Vocabulary
 ) -> None:
     """They outgrow the memory in which they began; each answer is as if there were plenty."""
-    model, jobs = dressed("full", loaded), several(600)
+    model, jobs = dressed("full", loaded), several(340)
     caches = Caches(model.model, None, None)
     expected, _ = drawn(Scheduler(model, vocabulary, 4, caches=caches), jobs)
-    tight = Scheduler(model, vocabulary, 4, caches=caches, kv_budget_bytes=caches.n_bytes(4 * 330))
+    tight = Scheduler(model, vocabulary, 4, caches=caches, kv_budget_bytes=caches.n_bytes(4 * 310))
     for ticket, (prompt, each) in enumerate(jobs):
         tight.add(ticket, Prepared(prompt), each)
     sequences = list(tight.sequences.values())
@@ -545,7 +545,7 @@ def test_padding_that_all_rows_have_is_taken_out(
     if n_long:
         long = Job(Tokens(tuple(i % 1000 + 20 for i in range(n_long))), max_tokens=5)
         scheduler.add(100, preparer.prepare(long), long)
-    coming = [job(questions[i % 5], max_tokens=20 + i % 7, ignore_eos=True) for i in range(40)]
+    coming = [job(questions[i % 5], max_tokens=20 + i % 7, ignore_eos=True) for i in range(24)]
     seen: dict[int, list[Delta]] = {}
     begun = most_bytes = 0
     while scheduler.tickets or begun < len(coming):
@@ -560,7 +560,7 @@ def test_padding_that_all_rows_have_is_taken_out(
     # Four rows of at most 60 tokens, in arrays of 256, and what joins; windows would hold 512.
     assert most_bytes <= 4 * 320 * 2 * Caches(loaded.model, None, None).bytes_per_token
     alone = []
-    for each in coming[:10]:
+    for each in coming[:8]:
         scheduler.add(1, preparer.prepare(each), each)
         alone.append(text(run(scheduler)[1]))
-    assert [text(seen[ticket]) for ticket in range(10)] == alone
+    assert [text(seen[ticket]) for ticket in range(8)] == alone

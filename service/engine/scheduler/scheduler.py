@@ -1,9 +1,9 @@
 """
 What each step does, for all requests that generate.
 
-One `step` lets waiting sequences in, as far as there are places and memory; decodes a token, or a checked
-guess, for every row of every lane; begins to prefill a piece; and returns all that it brought. What it has
-begun is computed while the caller sends that.
+One `step` lets waiting sequences in, as far as there are places and memory; prefills a piece; decodes a
+token, or a checked guess, for every row of every lane; and returns all that it brought. Decoding comes last,
+so that a first token is told as soon as it is drawn, and not after the prefill of whoever is next.
 
 Memory is given for what a sequence holds now and a little more. Where all of them together outgrow it, the
 one that came last is preempted: it waits, and is prefilled again with what it had said.
@@ -141,7 +141,7 @@ class Scheduler:
         )
         self._prefills = Prefills(self._loaded.model, self.window, is_keeping=self._prefixes.is_on)
         self._budget = PrefillBudget(self._max_step_tokens)
-        self._n_begun = 0  # tokens of prompts that the last step began to prefill beside its rows
+        self._n_begun = 0  # tokens of prompts that this step began to prefill beside its rows
         self._read_s = 0.0
         self._lanes.clear()
 
@@ -191,8 +191,8 @@ class Scheduler:
         output = StepOutput()
         self._echo(output)
         self._admit()
-        self._decode(output)
         self._prefill(output)
+        self._decode(output)
         self._preempt()
         return output
 
@@ -315,6 +315,7 @@ class Scheduler:
             self._n_begun = n_fed
         else:
             self._budget.learn(time.monotonic() - began_s, n_fed, 0)
+            self._read_s = 0.0  # since then nobody has decoded
         if not group[0].n_left:
             self._join(group, cache, output)
 
