@@ -52,13 +52,23 @@ class ToolCall(Part, frozen=True):
 
 
 class Turn(Part, frozen=True):
-    """One message of a chat. `role` is system, user, assistant or tool."""
+    """
+    One message of a chat.
+
+    Attributes:
+        role: system, user, assistant or tool.
+        name: who of this role speaks; of a tool's result, the tool.
+        tool_calls: what an assistant turn called.
+        tool_call_id: the call that a tool turn answers.
+        reasoning: what an assistant turn thought first, where the client sends that back.
+    """
 
     role: str
     content: str | None = None
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    reasoning: str | None = None
 
 
 class Tool(Part, frozen=True):
@@ -85,12 +95,16 @@ class Chat(Part, frozen=True, tag=True):
         tools: what the model may call; with none, nothing in its answer is read as a call.
         thinking: whether it shall think first; None: as its template does by itself.
         template_options: further values for the template, a JSON object as text.
+        add_generation_prompt: end the prompt with what the template puts before an answer.
+        continue_final_message: end it inside of the last turn instead, which the answer goes on with.
     """
 
     turns: tuple[Turn, ...]
     tools: tuple[Tool, ...] = ()
     thinking: bool | None = None
     template_options: str = "{}"
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
 
 
 class Text(Part, frozen=True, tag=True):
@@ -114,10 +128,10 @@ class Sampling(Part, frozen=True):
 
     Attributes:
         temperature: 0 takes the likeliest token; above, logits are divided by it.
-        top_p: smallest set of tokens whose probabilities reach this sum, 0 < top_p <= 1.
+        top_p: smallest set of tokens whose probabilities reach this sum, 0 to 1; 0: the likeliest token.
         top_k: only so many likeliest tokens; 0: all.
         min_p: only tokens at least this likely, relative to the likeliest.
-        seed: the same seed gives the same answer, whatever else is in the batch.
+        seed: 0 to 2**64 - 1; the same seed gives the same answer, whatever else is in the batch.
         frequency_penalty: taken from a logit once for each time its token was generated.
         presence_penalty: taken once from each logit whose token was generated.
         repetition_penalty: divides positive and multiplies negative logits of the tokens in prompt
@@ -160,6 +174,7 @@ class Job(Part, frozen=True):
         prompt: what comes before it.
         max_tokens: most tokens to generate; None: what the context has room for; 0: none, which makes
             sense with `echo` alone.
+        min_tokens: the model may not end its turn before so many tokens, unless the answer's form ends it.
         stop: texts that end the answer and are not part of it.
         ignore_eos: go on past the model's own end of turn, as load generators ask for.
         top_logprobs: report each token's log-probability, and those of so many likeliest ones; None:
@@ -174,6 +189,7 @@ class Job(Part, frozen=True):
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    min_tokens: int = 0
     ignore_eos: bool = False
     top_logprobs: int | None = None
     constraint: Constraint | None = None
@@ -257,6 +273,7 @@ class Load(Message, frozen=True):
         prefix_cache_disk_mb: most that this folder holds for one model, in MB.
         num_draft_tokens: most tokens to guess ahead per step; 0: none.
         draft_model: folder or hub id of a small model that guesses; None: only prompt lookup does.
+        chat_template: file with the chat template to use; None: the model's own.
     """
 
     model_path: str | None
@@ -273,6 +290,7 @@ class Load(Message, frozen=True):
     prefix_cache_disk_mb: int = 4096
     num_draft_tokens: int = 0
     draft_model: str | None = None
+    chat_template: str | None = None
 
 
 class Submit(Message, frozen=True):

@@ -176,6 +176,11 @@ class Settings:
         "Folder or hub id of a small MLX model with the same tokens; guesses where prompt lookup can't.",
     )  # fmt: skip
 
+    chat_template: str | None = _option(
+        "CHAT_TEMPLATE", "--chat-template", click.STRING, None,
+        "File with the chat template to use, in Jinja. None: the model's own.",
+    )  # fmt: skip
+
     def is_loopback(self) -> bool:
         """Tell whether `host` can be reached from this machine alone."""
         if self.host == "localhost":

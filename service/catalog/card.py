@@ -31,7 +31,13 @@ class UnfitModel(Exception):
     """The folder holds no model that can be served; the message is for the operator."""
 
 
-def read_card(folder: Path, model_id: str, context_length: int | None, created: int) -> ModelCard:
+def read_card(
+    folder: Path,
+    model_id: str,
+    context_length: int | None,
+    created: int,
+    template: str | None = None,
+) -> ModelCard:
     """
     Read the card of the model in *folder*.
 
@@ -40,6 +46,7 @@ def read_card(folder: Path, model_id: str, context_length: int | None, created: 
         model_id: name under which it will be served.
         context_length: the configured cap in tokens; None: the model's own.
         created: unix seconds of its loading.
+        template: the chat template in place of its own; None: its own.
 
     Raises:
         UnfitModel: `config.json` is missing, unreadable, or tells no context length and none is
@@ -49,7 +56,7 @@ def read_card(folder: Path, model_id: str, context_length: int | None, created: 
     if config is None:
         raise UnfitModel(f"{folder.name} holds no config.json")
     text_config = config | _section(config, "text_config")
-    template = _chat_template(folder)
+    template = template or _chat_template(folder)
     used = " ".join(_TEMPLATE_TAG.findall(template or ""))
     thinking = r"\b(enable_thinking|reasoning_content|thinking)\b"
     card = ModelCard(
@@ -136,9 +143,10 @@ def _chat_template(folder: Path) -> str | None:
         return own
     for name in ("chat_template.json", "tokenizer_config.json"):
         template = (_read_json(folder / name) or {}).get("chat_template")
-        if isinstance(template, list):  # several by name; the default one counts
-            named = [t for t in template if isinstance(t, dict) and t.get("name") == "default"]
-            template = named[0].get("template") if named else None
+        if isinstance(template, list):  # several by name; chats are rendered with these two
+            named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+            texts = [t for n in ("default", "tool_use") if isinstance(t := named.get(n), str)]
+            template = "\n".join(texts) if isinstance(named.get("default"), str) else None
         if isinstance(template, str):
             return template
     return None

@@ -9,6 +9,7 @@ from dataclasses import replace
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from service.engine.constrain.compile import GrammarCompiler, UnfitGrammar
+from service.engine.constrain.token_mask import LastingMask
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.text.prompt import Prepared, Prompter, RefusedPrompt, TokenMask
 from service.protocol import Job, Prompt
@@ -46,6 +47,7 @@ class Preparer:
         )
         self._compiler = GrammarCompiler(tokenizer, vocabulary, allow_grammars=allow_grammars)
         self._vocabulary = vocabulary
+        self._turn_ends = sorted(tokenizer.eos_token_ids)
 
     def prepare(self, job: Job) -> Prepared:
         """
@@ -86,6 +88,12 @@ class Preparer:
         return self._prompter.text(ids)
 
     def _token_mask(self, job: Job, prepared: Prepared) -> TokenMask | None:
+        form = self._form(job, prepared)
+        if not job.min_tokens or (job.ignore_eos and form is None):
+            return form
+        return LastingMask(form, job.min_tokens, self._turn_ends)
+
+    def _form(self, job: Job, prepared: Prepared) -> TokenMask | None:
         try:
             return self._compiler.token_mask(job, is_thinking=prepared.is_thinking)
         except UnfitGrammar as error:

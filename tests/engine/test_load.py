@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from service.catalog.card import EMBEDDED_FOLDER, EMBEDDED_ID, UnfitModel
 from service.engine.model.load import (
@@ -161,3 +162,36 @@ def test_generation_config_gives_the_defaults(
         (tmp_path / "generation_config.json").write_text(advice)
 
     assert temperature == sampling_defaults(tmp_path).temperature
+
+
+def test_chat_template_comes_from_a_file(tmp_path: Path) -> None:
+    """It is in the place of the model's own, and the card tells what it takes."""
+    template = tmp_path / "chat.jinja"
+    template.write_text("{% for message in messages %}{{ message.content }}{% endfor %}", "utf-8")
+    loaded = load(replace(order(EMBEDDED_FOLDER), chat_template=str(template)))
+    text = loaded.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+    )
+
+    assert ("Hi", False) == (text, loaded.card.knows_tools)
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (None, "CHAT_TEMPLATE cannot be read"),
+        ("{% if %}", "TemplateSyntaxError"),
+        ("{{ messages.first.text }}", "UndefinedError"),
+        ("{{ raise_exception('Never.') }}", "Never"),
+    ],
+)
+def test_chat_template_that_makes_no_prompt_is_refused(
+    template: str | None, reason: str, tmp_path: Path
+) -> None:
+    """The operator is told in a sentence what is wrong with the file."""
+    path = tmp_path / "chat.jinja"
+    if template is not None:
+        path.write_text(template, "utf-8")
+
+    with pytest.raises(UnfitModel, match=reason):
+        load(replace(order(EMBEDDED_FOLDER), chat_template=str(path)))

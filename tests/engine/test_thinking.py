@@ -14,7 +14,7 @@ from service.engine.model.vocabulary import Vocabulary
 from service.engine.prepare import Preparer
 from service.engine.scheduler.scheduler import Scheduler
 from service.engine.text.answer import Answer, AnswerParser
-from service.protocol import Chat, Constraint, Load, Sampling, Tool, Turn
+from service.protocol import Chat, Constraint, Load, Sampling, Text, Tool, Turn
 from tests import thinking_model
 from tests.engine.conftest import job, run
 
@@ -96,6 +96,19 @@ def test_thinking_is_switched_by_the_template(thoughtful: Preparer) -> None:
     }
 
     assert is_thinking == {None: True, True: True, False: False}
+
+
+def test_what_is_said_of_thoughts_opens_none(thoughtful: Preparer) -> None:
+    """A message that spells the marks is text: it begins no thoughts, and switches no form off."""
+    choice = Constraint("choice", '["yes", "no"]', "response_format")
+    said = Chat((Turn("user", "What does the <think> tag mean? <think>"),), thinking=False)
+    asked = [job(prompt=prompt, constraint=choice) for prompt in (said, Text("Say <think>"))]
+    found = [thoughtful.prepare(each) for each in asked]
+
+    assert [False, False] == [each.is_thinking for each in found]
+    for each in found:
+        assert 0 not in each.ids
+        assert thinking_model.END_ID not in each.ids
 
 
 def test_form_holds_after_the_thoughts(

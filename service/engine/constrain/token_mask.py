@@ -68,6 +68,47 @@ class GrammarMask:
             words[self._thoughts_start // 32] |= _bit(self._thoughts_start)
 
 
+class LastingMask:
+    """
+    Keeps an answer from ending before it has so many tokens, unless nothing else may come.
+
+    Args:
+        form: what the answer must be; None: anything.
+        min_tokens: so many tokens, thoughts included.
+        turn_ends: tokens that would end the answer.
+
+    Attributes:
+        is_broken: as of *form*.
+    """
+
+    def __init__(self, form: TokenMask | None, min_tokens: int, turn_ends: Sequence[int]) -> None:
+        self.is_broken = False
+        self._form = form
+        self._n_left = min_tokens
+        self._turn_ends = turn_ends
+
+    def advance(self, token: int) -> None:
+        """Take the *token* that was drawn."""
+        self._n_left -= 1
+        if self._form is not None:
+            self._form.advance(token)
+            self.is_broken = self._form.is_broken
+
+    def fill(self, bits: NDArray[np.int32], row: int) -> None:
+        """Write into *row* of *bits*, shape (rows, words of 32 tokens), which tokens may come next."""
+        if self._form is None:
+            bits[row] = _ALL
+        else:
+            self._form.fill(bits, row)
+        if self._n_left <= 0:
+            return
+        others = bits.view(np.uint32)[row].copy()
+        for token in self._turn_ends:
+            others[token // 32] &= ~_bit(token)
+        if others.any():
+            bits.view(np.uint32)[row] = others
+
+
 def _bit(token: int) -> np.uint32:
     """Return the bit of *token* in its word."""
     return np.uint32(1 << token % 32)

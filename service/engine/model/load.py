@@ -59,17 +59,51 @@ def load(order: Load) -> LoadedModel:
         UnfitModel: the model can't be served; the message says why and is fit for `/readyz`.
     """
     model_id, folder = locate(order.model_path)
-    card = read_card(folder, model_id, order.context_length, int(time.time()))
+    template = read_template(order.chat_template)
+    card = read_card(folder, model_id, order.context_length, int(time.time()), template)
     check_weights(folder)
+    settings = {} if template is None else {"chat_template": template}
     try:
-        model, tokenizer, *_ = load_model_and_tokenizer(str(folder))
+        model, tokenizer, *_ = load_model_and_tokenizer(str(folder), tokenizer_config=settings)
     except Exception as error:
         _log.exception("%s cannot be loaded", model_id)
         raise UnfitModel(
             f"mlx-lm could not load it ({type(error).__name__}); see the log"
         ) from error
+    if template is not None:
+        check_template(tokenizer)
     fold_norms(model)
     return LoadedModel(model, tokenizer, card, sampling_defaults(folder))
+
+
+def read_template(path: str | None) -> str | None:
+    """
+    Return the chat template in the file at *path*; None: none is given.
+
+    Raises:
+        UnfitModel: it can't be read.
+    """
+    if path is None:
+        return None
+    try:
+        return Path(path).expanduser().read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise UnfitModel(f"CHAT_TEMPLATE cannot be read ({type(error).__name__})") from error
+
+
+def check_template(tokenizer: TokenizerWrapper) -> None:
+    """
+    See that the chat template of *tokenizer*, which CHAT_TEMPLATE gave, makes a prompt of a greeting.
+
+    Raises:
+        UnfitModel: it doesn't.
+    """
+    greeting = [{"role": "user", "content": "Hello"}]
+    try:
+        tokenizer.apply_chat_template(greeting, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # whatever Jinja or the template raises
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise UnfitModel(f"CHAT_TEMPLATE makes no prompt of a greeting ({reason})") from error
 
 
 def locate(model_path: str | None, setting: str = "MODEL_PATH") -> tuple[str, Path]:

@@ -1,26 +1,58 @@
 """
-A chat through the model's chat template, so that what a message spells stays text.
+A chat through the model's chat template, so that what a message spells stays text and nothing said is lost.
 
-A message may spell out a special token, such as `<start_of_turn>`. Each such spelling is escaped before the
-template sees it: a placeholder that nobody outside can guess stands for it. All special tokens in the
-rendered text are therefore the template's own; what a placeholder stands for is encoded as plain letters.
+A message may spell out a special token, such as `<start_of_turn>`, or the mark of a thought. Each such
+spelling is escaped before the template sees it: a placeholder that nobody outside can guess stands for it.
+All special tokens in the rendered text are therefore the template's own; what a placeholder stands for is
+encoded as plain letters.
+
+What the template can take is found out when the model is loaded (`abilities`), and a chat is fitted to that
+(`fitting`). Whatever the template then does, a word of each message is looked for in the prompt.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import itertools
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
+from msgspec.structs import replace
 
 from service.engine.model.vocabulary import special_tokens
+from service.engine.text.abilities import PLAINEST, REFUSALS, TOOL_NAME, Abilities, probe
+from service.engine.text.fitting import fit
 from service.protocol import Chat, Tool, ToolCall, Turn
 
+MAX_OPENINGS = 64  # beginnings of answers that are kept, one for each set of switches; taste
+_SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
+_WORD = re.compile(r"\w+")
+_N_LOOKED_AT = (
+    200  # characters of a message in which a word is chosen that must be in the prompt; taste
+)
+_TOOL = Tool(TOOL_NAME, TOOL_NAME, '{"type": "object", "properties": {}}')
+
 Escape = Callable[[str], str]
+Message = dict[str, Any]
+
+
+class LostTurn(Exception):
+    """
+    The template leaves a turn out, or refuses to have it continued.
+
+    Attributes:
+        turn: as it was to be rendered.
+    """
+
+    def __init__(self, turn: Turn) -> None:
+        super().__init__(turn)
+        self.turn = turn
 
 
 @dataclass(frozen=True)
@@ -32,17 +64,28 @@ class RenderedChat:
         text: with placeholders.
         literals: the texts that the placeholders stand for, by their number.
         placeholder: finds a placeholder; its group is the number.
+        opening: what the template put behind the last turn, for the answer to begin with.
     """
 
     text: str
     literals: list[str]
     placeholder: re.Pattern[str]
+    opening: str
 
     def pieces(self, begin: int = 0) -> Iterator[tuple[str, bool]]:
         """Yield the text from *begin* on in pieces, and whether special tokens in each are plain letters."""
         for i, piece in enumerate(self.placeholder.split(self.text[begin:])):
             is_literal = i % 2 == 1
             yield self.literals[int(piece)] if is_literal else piece, is_literal
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What a template is given beside the turns."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    add_generation_prompt: bool = True
 
 
 class ChatTemplate:
@@ -55,18 +98,29 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: TokenizerWrapper) -> None:
         self._tokenizer = tokenizer
+        self._thoughts = tokenizer.think_start, tokenizer.think_end
         self._prefix = secrets.token_hex(8)
         self._placeholder = re.compile(rf"{self._prefix}(\d+)\.")
-        longest_first = sorted(special_tokens(tokenizer).values(), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        longest_first = sorted(_marks(tokenizer), key=len, reverse=True)
+        self._marks = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._opening = functools.lru_cache(MAX_OPENINGS)(self._find_opening)
+        self._abilities = {
+            has_tools: self._probe(has_tools=has_tools) for has_tools in (False, True)
+        }
+
+    def abilities(self, *, has_tools: bool = False) -> Abilities:
+        """Return what the template can take; where it is several, they may differ with tools."""
+        return self._abilities[has_tools]
 
     def render(self, chat: Chat) -> RenderedChat:
         """
         Return what the template makes of *chat*, up to where the model's answer begins.
 
         Raises:
-            TemplateError: the template refuses it in its own words.
-            TypeError, KeyError, ValueError: the template doesn't know what to make of it.
+            LostTurn: it leaves a turn out.
+            TemplateError: it refuses the chat in its own words.
+            ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError: it doesn't
+                know what to make of it.
         """
         numbers: dict[str, int] = {}
 
@@ -74,41 +128,184 @@ class ChatTemplate:
             return f"{self._prefix}{numbers.setdefault(match.group(), len(numbers))}."
 
         def escape(text: str) -> str:
-            return self._special.sub(placeholder, text)
+            return self._marks.sub(placeholder, text)
 
+        turns = [_escaped(self._without_marked_thoughts(turn), escape) for turn in chat.turns]
+        settings = self._settings(chat, escape)
+        text = self._text(turns, settings, chat)
+        opening = ""
+        if settings.add_generation_prompt:
+            key = (chat.thinking, chat.template_options, bool(chat.tools))
+            opening = _common_end(text, self._opening(*key))
+        return RenderedChat(text, list(numbers), self._placeholder, opening)
+
+    def _settings(self, chat: Chat, escape: Escape) -> _Settings:
         options = _each_text(json.loads(chat.template_options), escape)
         if chat.thinking is not None:
             options["enable_thinking"] = chat.thinking
-        if chat.tools:
-            options["tools"] = [_tool_as_dict(tool, escape) for tool in chat.tools]
+        return _Settings(
+            options,
+            [_tool_as_dict(tool, escape) for tool in chat.tools],
+            chat.add_generation_prompt and not chat.continue_final_message,
+        )
+
+    def _text(self, turns: Sequence[Turn], settings: _Settings, chat: Chat) -> str:
+        """Return the prompt of *turns*: as the template takes them, and where it doesn't, as any does."""
+        refusals: list[Exception] = []
+        for abilities in (self._abilities[bool(chat.tools)], PLAINEST):
+            try:
+                fitted = fit(turns, abilities)
+                if chat.continue_final_message:
+                    text = self._begun(fitted, abilities, settings)
+                else:
+                    text = self._apply(fitted, abilities, settings)
+                _check(turns, text)
+            except (LostTurn, *REFUSALS) as refusal:
+                refusals.append(refusal)
+            else:
+                return text
+        raise refusals[0]
+
+    def _begun(self, turns: Sequence[Turn], abilities: Abilities, settings: _Settings) -> str:
+        """Return the prompt of *turns* up to the last one's last letter."""
+        *earlier, last = turns
+        end = f"{self._prefix}end"
+        marked = replace(last, content=f"{last.content or ''}{end}")
+        text, is_there, _ = self._apply([*earlier, marked], abilities, settings).rpartition(end)
+        if not is_there:
+            raise LostTurn(last)
+        return text
+
+    def _apply(self, turns: Sequence[Turn], abilities: Abilities, settings: _Settings) -> str:
+        """Return what the template makes of *turns* as they are."""
+        messages = [_turn_as_dict(turn, abilities) for turn in turns]
+        options = dict(settings.options)
+        if settings.tools:
+            options["tools"] = settings.tools
+            if abilities.tools_in_system:
+                messages = _with_tools_in_system(messages, settings.tools)
         text = self._tokenizer.apply_chat_template(
-            [_turn_as_dict(turn, escape) for turn in chat.turns],
+            messages,
             **options,
             tokenize=False,
-            add_generation_prompt=True,
+            add_generation_prompt=settings.add_generation_prompt,
         )
-        return RenderedChat(str(text), list(numbers), self._placeholder)
+        return str(text)
+
+    def _probe(self, *, has_tools: bool) -> Abilities:
+        if not self._tokenizer.has_chat_template:
+            return Abilities()
+        settings = _Settings(tools=[_tool_as_dict(_TOOL, str)] if has_tools else [])
+        return probe(lambda turns, how: self._apply(turns, how, settings), with_tool=has_tools)
+
+    def _find_opening(self, thinking: bool | None, template_options: str, has_tools: bool) -> str:
+        """Return what the template puts behind a user's turn; empty where that can't be told."""
+        said = f"{self._prefix}said"
+        tools = (_TOOL,) if has_tools else ()
+        chat = Chat((), tools, thinking, template_options)
+        try:
+            settings = self._settings(chat, str)
+            text = self._apply([Turn("user", said)], self._abilities[has_tools], settings)
+        except REFUSALS:
+            return ""
+        return text.rpartition(said)[2] if said in text else ""
+
+    def _without_marked_thoughts(self, turn: Turn) -> Turn:
+        """Return *turn* with the thoughts that its text begins with, between the model's own marks, apart."""
+        start, end = self._thoughts
+        if not start or turn.role != "assistant" or turn.reasoning:
+            return turn
+        text = (turn.content or "").lstrip()
+        if not text.startswith(start):
+            return turn
+        reasoning, is_ended, content = text.removeprefix(start).partition(end)
+        if not is_ended:
+            return turn
+        return replace(turn, content=content.lstrip(), reasoning=reasoning.strip())
 
 
-def _turn_as_dict(turn: Turn, escape: Escape) -> dict[str, Any]:
-    """Return *turn* as chat templates want it: plain dictionaries, keys left out where nothing is."""
-    found: dict[str, Any] = {
-        "role": turn.role,
-        "content": None if turn.content is None else escape(turn.content),
-    }
-    if turn.name is not None:
-        found["name"] = escape(turn.name)
-    if turn.tool_call_id is not None:
-        found["tool_call_id"] = escape(turn.tool_call_id)
+def _marks(tokenizer: TokenizerWrapper) -> set[str]:
+    """Return what a message may not spell out as tokens: special ones, and those around thoughts."""
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+    thoughts = {tokenizer.think_start, tokenizer.think_end} & added
+    return {*special_tokens(tokenizer).values(), *thoughts}
+
+
+def _check(turns: Sequence[Turn], text: str) -> None:
+    """
+    See that each of *turns* is in *text*.
+
+    Raises:
+        LostTurn: not even a word of one is there.
+    """
+    end = 0
+    for turn in turns:
+        content = turn.content.strip() if turn.content else ""
+        begin = text.find(content, end)
+        if begin >= 0:
+            end = begin + len(content)
+        elif not _has_word(text, content):
+            raise LostTurn(turn)
+        if any(call.name not in text for call in turn.tool_calls):
+            raise LostTurn(turn)
+
+
+def _has_word(text: str, content: str) -> bool:
+    """Whether the longest of the first words of *content* is in *text*, however the rest is written there."""
+    words = _WORD.findall(content[:_N_LOOKED_AT])
+    return not words or max(words, key=len) in text
+
+
+def _common_end(one: str, other: str) -> str:
+    """Return the text that both end with."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    n = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return other[len(other) - n :]
+
+
+def _escaped(turn: Turn, escape: Escape) -> Turn:
+    """Return *turn* with every text in it escaped."""
+    fields: dict[str, Any] = {}
+    for name in ("content", "name", "tool_call_id", "reasoning"):
+        text = getattr(turn, name)
+        if text and (escaped := escape(text)) != text:
+            fields[name] = escaped
     if turn.tool_calls:
-        found["tool_calls"] = [_call_as_dict(call, escape) for call in turn.tool_calls]
+        fields["tool_calls"] = tuple(_escaped_call(call, escape) for call in turn.tool_calls)
+    return replace(turn, **fields) if fields else turn
+
+
+def _escaped_call(call: ToolCall, escape: Escape) -> ToolCall:
+    arguments = _each_text(json.loads(call.arguments), escape)
+    return ToolCall(escape(call.id), escape(call.name), json.dumps(arguments, ensure_ascii=False))
+
+
+def _turn_as_dict(turn: Turn, abilities: Abilities) -> Message:
+    """Return *turn* as the template wants it: plain dictionaries, keys left out where nothing is."""
+    is_null = not turn.content and turn.tool_calls and abilities.null_beside_calls
+    found: Message = {"role": turn.role, "content": None if is_null else turn.content or ""}
+    if turn.reasoning and abilities.thoughts is not None:
+        found[abilities.thoughts] = turn.reasoning
+    if turn.name is not None:
+        found["name"] = turn.name
+    if turn.tool_call_id is not None:
+        found["tool_call_id"] = _id(turn.tool_call_id, abilities)
+    if turn.tool_calls:
+        found["tool_calls"] = [_call_as_dict(call, abilities) for call in turn.tool_calls]
     return found
 
 
-def _call_as_dict(call: ToolCall, escape: Escape) -> dict[str, Any]:
-    arguments = _each_text(json.loads(call.arguments), escape)
-    function = {"name": escape(call.name), "arguments": arguments}
-    return {"id": escape(call.id), "type": "function", "function": function}
+def _call_as_dict(call: ToolCall, abilities: Abilities) -> dict[str, Any]:
+    arguments = call.arguments if abilities.arguments_as_text else json.loads(call.arguments)
+    function = {"name": call.name, "arguments": arguments}
+    return {"id": _id(call.id, abilities), "type": "function", "function": function}
+
+
+def _id(call_id: str, abilities: Abilities) -> str:
+    """Return *call_id* as the template wants it; nine letters or digits always stand for the same one."""
+    if not abilities.short_ids or _SHORT_ID.fullmatch(call_id):
+        return call_id
+    return hashlib.sha256(call_id.encode()).hexdigest()[:9]
 
 
 def _tool_as_dict(tool: Tool, escape: Escape) -> dict[str, Any]:
@@ -119,6 +316,14 @@ def _tool_as_dict(tool: Tool, escape: Escape) -> dict[str, Any]:
         "parameters": _each_text(json.loads(tool.parameters), escape),
     }
     return {"type": "function", "function": function}
+
+
+def _with_tools_in_system(messages: list[Message], tools: list[dict[str, Any]]) -> list[Message]:
+    """Return *messages* with *tools* as JSON text in the system message, which is made where none is."""
+    text = json.dumps([tool["function"] for tool in tools], ensure_ascii=False)
+    if messages[0]["role"] == "system":
+        return [messages[0] | {"tools": text}, *messages[1:]]
+    return [{"role": "system", "content": "", "tools": text}, *messages]
 
 
 def _each_text(value: Any, escape: Escape) -> Any:

@@ -10,15 +10,16 @@ from typing import Protocol
 
 import msgspec
 import numpy as np
-from jinja2 import TemplateError
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from numpy.typing import NDArray
 
 from service.engine.model.vocabulary import Vocabulary
-from service.engine.text.chat_template import ChatTemplate, RenderedChat
+from service.engine.text.abilities import REFUSALS
+from service.engine.text.chat_template import ChatTemplate, LostTurn, RenderedChat
 from service.protocol import Chat, Job, Prompt, Text, Tokens
 
 MAX_REASON_LENGTH = 200  # characters of a template's refusal that a client is told; taste
+MAX_QUOTED_LENGTH = 60  # characters of a message that can't be in the prompt; taste
 
 
 class RefusedPrompt(Exception):
@@ -104,6 +105,9 @@ class Prompter:
         self._vocabulary = vocabulary
         self._max_token_length = max(map(len, tokenizer.get_vocab()))  # in characters
         self._template = ChatTemplate(self._tokenizer)
+        self._added = {
+            i for i, token in tokenizer.added_tokens_decoder.items() if not token.special
+        }
 
     def prepare(self, job: Job) -> Prepared:
         """
@@ -112,14 +116,15 @@ class Prompter:
         Raises:
             RefusedPrompt: the prompt can't be made or is too long.
         """
-        ids = self.ids(job.prompt, self._context_length)
+        rendered = self._render(job.prompt) if isinstance(job.prompt, Chat) else None
+        ids = self._ids(job.prompt, rendered, self._context_length)
         room = self._context_length - len(ids)
         if room < 1 and job.max_tokens != 0:
             raise self._overflow(f"{len(ids)} or more", _param(job.prompt))
         return Prepared(
             ids,
             text=self._echo(job, ids) if job.echo else "",
-            is_thinking=self._is_thinking(ids),
+            is_thinking=rendered is not None and self._is_thinking(rendered.opening),
             last_turn_at=self._last_turn_at(job.prompt, ids) if len(ids) >= self._window else 0,
         )
 
@@ -135,9 +140,16 @@ class Prompter:
             RefusedPrompt: the model has no chat template, or its template refuses these turns, or the
                 prompt is empty, over the limit, or holds an id that is none of the model's.
         """
+        rendered = self._render(prompt) if isinstance(prompt, Chat) else None
+        return self._ids(prompt, rendered, limit)
+
+    def _ids(self, prompt: Prompt, rendered: RenderedChat | None, limit: int | None) -> list[int]:
+        """Return the token ids of *prompt*, a chat as it was *rendered*."""
         match prompt:
             case Chat():
-                ids = self._encode_chat(prompt, limit)
+                assert rendered is not None
+                self._check_length(rendered.text, limit, "messages")
+                ids = self._encode_pieces(rendered.pieces(), limit)
             case Text(text):
                 self._check_length(text, limit, "prompt")
                 ids = self._encode(text, add_special_tokens=True, split_special_tokens=True)
@@ -184,12 +196,12 @@ class Prompter:
         n_after = len(self._encode_pieces(rendered.pieces(begin))) if is_known else len(ids)
         return max(len(ids) - n_after, 0)
 
-    def _is_thinking(self, ids: list[int]) -> bool:
-        """Whether thoughts were begun in the prompt and not ended."""
+    def _is_thinking(self, opening: str) -> bool:
+        """Whether the template begins an answer, as it did with *opening*, inside of thoughts."""
         if not self._tokenizer.has_thinking:
             return False
-        begun = self._tokenizer.rfind_think_start(ids)
-        return bool(begun > self._tokenizer.rfind_think_end(ids))
+        begun = opening.rfind(self._tokenizer.think_start)
+        return bool(begun > opening.rfind(self._tokenizer.think_end))
 
     def _overflow(self, how_many: str, param: str) -> RefusedPrompt:
         fits = f"the model's context holds {self._context_length}, prompt and answer together"
@@ -209,19 +221,22 @@ class Prompter:
         if limit is not None and len(text) > limit * self._max_token_length:
             raise self._overflow("far more", param)
 
-    def _encode_chat(self, chat: Chat, limit: int | None) -> list[int]:
+    def _render(self, chat: Chat) -> RenderedChat:
         if not self._tokenizer.has_chat_template:
             raise RefusedPrompt(
                 "This model has no chat template.", param="messages", code="chat_not_supported"
             )
-        rendered = self._render(chat)
-        self._check_length(rendered.text, limit, "messages")
-        return self._encode_pieces(rendered.pieces(), limit)
-
-    def _render(self, chat: Chat) -> RenderedChat:
         try:
             return self._template.render(chat)
-        except (TemplateError, TypeError, KeyError, ValueError) as error:
+        except LostTurn as lost:
+            role, content = lost.turn.role, lost.turn.content or ""
+            raise RefusedPrompt(
+                f"The model's chat template leaves out a message of the role {role}, which begins: "
+                f"{content[:MAX_QUOTED_LENGTH]}",
+                param="messages",
+                code="template_refused",
+            ) from lost
+        except REFUSALS as error:
             reason = str(error)[:MAX_REASON_LENGTH]
             raise RefusedPrompt(
                 f"The model's chat template refuses these messages: {reason}",
@@ -240,11 +255,18 @@ class Prompter:
                 ids += self._encode(text)
             else:
                 if text not in literals:
-                    literals[text] = self._encode(text, split_special_tokens=True)
+                    literals[text] = self._letters(text)
                 ids += literals[text]
             if limit is not None and len(ids) > limit:
                 break
         return ids
+
+    def _letters(self, text: str) -> list[int]:
+        """Return the ids of *text*, which spells a token, letter by letter as far as that takes."""
+        ids = self._encode(text, split_special_tokens=True)
+        if self._added.isdisjoint(ids):
+            return ids
+        return self._encode(text[:1]) + self._encode(text[1:])
 
     def _encode(
         self, text: str, *, add_special_tokens: bool = False, split_special_tokens: bool = False

@@ -1,0 +1,211 @@
+"""`service.engine.text.chat_template`, with templates that make the demands of real ones."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+
+import pytest
+from mlx_lm.tokenizer_utils import TokenizerWrapper, load
+
+from service.engine.text.chat_template import ChatTemplate, LostTurn
+from service.protocol import Chat, Tool, ToolCall, Turn
+from tests import thinking_model
+from tests.engine.demanding_chats import (
+    ADD,
+    ASK,
+    ASK_2,
+    CALL,
+    CALLING,
+    CHATS,
+    REPLY,
+    RESULT,
+    RULE,
+    missing_words,
+)
+from tests.engine.demanding_templates import (
+    IN_SYSTEM,
+    NINE,
+    NULLS,
+    SINGLE,
+    TEMPLATES,
+    THINKING,
+)
+
+Templates = Callable[[str | dict[str, str]], ChatTemplate]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
+    """A tokenizer with marks for thoughts."""
+    return load(thinking_model.make(tmp_path_factory.mktemp("thinker") / "model"))
+
+
+@pytest.fixture(scope="module")
+def templates(tokenizer: TokenizerWrapper) -> Templates:
+    """Make chats of the given template."""
+
+    def make(template: str | dict[str, str]) -> ChatTemplate:
+        own = copy.deepcopy(tokenizer)
+        own.chat_template = template
+        return ChatTemplate(own)
+
+    return make
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_nothing_said_is_lost(name: str, templates: Templates) -> None:
+    """Each word of each message is in the prompt, whatever the template drops or refuses."""
+    template = templates(TEMPLATES[name])
+    lost = {
+        (chat, bool(tools)): missing
+        for chat, turns in CHATS.items()
+        for tools in ((), (ADD,))
+        if (missing := missing_words(turns, template.render(Chat(turns, tools)).text))
+    }
+
+    assert {} == lost
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_a_template_takes_is_not_touched(name: str, templates: Templates) -> None:
+    """Questions and answers in turns are rendered as they are."""
+    template = templates(TEMPLATES[name])
+    text = template.render(Chat((ASK, REPLY, ASK_2))).text
+
+    assert text.count("Question") == 2
+    assert text.count("Answer") == 1
+    assert "None" not in text
+
+
+def test_calls_and_results_go_in_pairs_where_one_call_is_taken_at_a_time(
+    templates: Templates,
+) -> None:
+    """Each call is followed by its own result, though they came the other way round."""
+    text = templates(SINGLE).render(Chat(CHATS["text beside calls"], (ADD,))).text
+    places = [text.index(word) for word in ("addition", "one is 3", "subtraction", "two is 4")]
+
+    assert places == sorted(places)
+
+
+def test_results_come_in_the_order_of_the_calls(templates: Templates) -> None:
+    """A template that shows no ids can't say otherwise which result is whose."""
+    text = templates(THINKING).render(Chat(CHATS["text beside calls"], (ADD,))).text
+
+    assert text.index("Result one") < text.index("Result two")
+
+
+def test_ids_fit_the_template(templates: Templates) -> None:
+    """Ids of nine letters or digits stand for ours, the same for a call and its result, and for good."""
+    texts = [templates(NINE).render(Chat(CHATS["text beside calls"])).text for _ in range(2)]
+    ids = re.findall(r"[}.]([0-9a-f]{9})(?=[{\[])", texts[0])
+
+    assert texts[0] == texts[1]
+    assert len(ids) == 4
+    assert ids[:2] == ids[2:]
+
+
+def test_ids_that_fit_are_kept(templates: Templates) -> None:
+    """What the model named is named so."""
+    call = ToolCall("abcDEF123", "addition", "{}")
+    turns = (ASK, Turn("assistant", tool_calls=(call,)), Turn("tool", "3", tool_call_id=call.id))
+
+    assert templates(NINE).render(Chat(turns)).text.count(call.id) == 2
+
+
+@pytest.mark.parametrize("template", [NULLS, THINKING, SINGLE, NINE])
+def test_arguments_are_json_once(template: str, templates: Templates) -> None:
+    """No Python, and no text within a text, whichever form the template takes."""
+    text = templates(template).render(Chat((ASK, CALLING, RESULT))).text
+
+    assert '{"alpha": "bravo \\"x\\""}' in text
+
+
+def test_tools_go_into_the_system_message(templates: Templates) -> None:
+    """As JSON text, with the message made where there is none."""
+    template = templates(IN_SYSTEM)
+
+    for turns in ((ASK,), (RULE, ASK)):
+        text = template.render(Chat(turns, (ADD,))).text
+        assert '<tools>[{"name": "add", "description": "Adds."' in text
+        assert "Question one?" in text
+    assert "tools" not in template.render(Chat((RULE, ASK))).text
+
+
+@pytest.mark.parametrize("name", ["thinking", "channels"])
+def test_thoughts_reach_templates_under_their_names(name: str, templates: Templates) -> None:
+    """What was thought before a call is there while the model goes on."""
+    calling = Turn("assistant", tool_calls=(CALL,), reasoning="Hm, addition.")
+    text = templates(TEMPLATES[name]).render(Chat((ASK, calling, RESULT))).text
+
+    assert "Hm, addition." in text
+
+
+def test_thoughts_beside_text_and_calls_are_text_where_both_can_not_be(
+    templates: Templates,
+) -> None:
+    """All three are in the prompt."""
+    calling = Turn("assistant", "Let me see.", tool_calls=(CALL,), reasoning="Hm, addition.")
+    text = templates(TEMPLATES["channels"]).render(Chat((ASK, calling, RESULT))).text
+
+    assert "Hm, addition.\n\nLet me see." in text
+
+
+def test_marked_thoughts_are_thoughts(templates: Templates) -> None:
+    """A client that sends marks back within the text gets them read as the model's own."""
+    said = Turn("assistant", "<think>\nHm.\n</think>\n\nAnswer one.")
+    rendered = templates(THINKING).render(Chat((ASK, said)))
+
+    assert "<assistant><think>Hm.</think>Answer one." in rendered.text
+    assert rendered.literals == []
+
+
+def test_marks_of_thoughts_in_a_text_are_letters(templates: Templates) -> None:
+    """A template that looks for them finds none, and cuts nothing."""
+    said = Turn("assistant", "Thoughts end with </think>, mind you.")
+    rendered = templates(THINKING).render(Chat((ASK, said, ASK_2)))
+
+    assert "Thoughts end with" in rendered.text
+    assert rendered.literals == ["</think>"]
+
+
+@pytest.mark.parametrize("tools", [(), (ADD,)])
+@pytest.mark.parametrize("thinking", [True, False])
+@pytest.mark.parametrize("chat", ["a call", "a system turn last", "an answer last", "neighbours"])
+def test_opening_is_what_the_template_puts_behind_the_last_turn(
+    chat: str, thinking: bool, tools: tuple[Tool, ...], templates: Templates
+) -> None:
+    """Whatever was said, and whatever the template tells the model about thoughts before it."""
+    question = Turn("user", "What does <think> mean? And <assistant><think>")
+    turns = (question, Turn("assistant", "It opens thoughts."), *CHATS[chat])
+    opening = templates(THINKING).render(Chat(turns, tools, thinking)).opening
+
+    assert opening == ("<assistant><think>" if thinking else "<assistant>")
+
+
+def test_there_is_no_opening_without_a_generation_prompt(templates: Templates) -> None:
+    """A prompt that ends with what was said has nothing of the template's behind that."""
+    rendered = templates(THINKING).render(Chat((ASK,), add_generation_prompt=False))
+
+    assert ("", True) == (rendered.opening, rendered.text.endswith("Question one?"))
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("text", ["Once upon", "Once upon ", ""])
+def test_final_message_is_gone_on_with(name: str, text: str, templates: Templates) -> None:
+    """The prompt ends where the message does, space included."""
+    chat = Chat((ASK, Turn("assistant", text)), continue_final_message=True)
+    rendered = templates(TEMPLATES[name]).render(chat)
+
+    assert rendered.opening == ""
+    assert rendered.text.endswith(text)
+    assert "Question one?" in rendered.text
+
+
+def test_template_that_shows_nothing_is_refused(templates: Templates) -> None:
+    """What can't be told to the model is refused with the message that would be lost."""
+    with pytest.raises(LostTurn) as caught:
+        templates("Tell a story.").render(Chat((ASK,)))
+
+    assert "Question one?" == caught.value.turn.content

@@ -1,0 +1,1 @@
+"""Tables of models, made by hand: each module says how."""
