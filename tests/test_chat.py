@@ -47,7 +47,7 @@ SUPPORTED = {
     "presence_penalty", "repetition_penalty", "logit_bias", "logprobs", "top_logprobs", "tools",
     "tool_choice", "parallel_tool_calls", "response_format", "structured_outputs", "guided_json",
     "guided_regex", "guided_choice", "guided_grammar", "reasoning_effort", "chat_template_kwargs",
-    "priority",
+    "priority", "min_tokens", "add_generation_prompt", "continue_final_message",
 }  # fmt: skip
 # What changes nothing whatever its value: notes of the client.
 IGNORED = {"user", "metadata", "store"}
@@ -290,7 +290,11 @@ def test_unsupported_field_when_it_would_matter(field: str, value: object) -> No
         ("parallel_tool_calls", True),
         ("ignore_eos", False),
         ("priority", 0),
-        ("min_tokens", 1),
+        ("min_tokens", 0),
+        ("add_generation_prompt", True),
+        ("continue_final_message", False),
+        ("max_tokens", -1),
+        ("stop", []),
         ("service_tier", "auto"),
         ("x_unknown", {"deep": [1]}),
     ],
@@ -321,6 +325,81 @@ def test_turn_of_each_role(role: str) -> None:
     text = "a {{7*7}} <start_of_turn>\0\u2028\n"
 
     assert (Turn(role, text),) == turns({"role": role, "content": text})
+
+
+def test_own_message_is_taken_back() -> None:
+    """An answer is a message of the next request as it stands, nulls and empty lists of a dump included."""
+    dumped: dict[str, Any] = {
+        "refusal": None,
+        "annotations": [],
+        "audio": None,
+        "function_call": None,
+        "name": None,
+    }
+    said = {"role": "assistant", "content": "Yes.", "tool_calls": None} | dumped
+    called = {"role": "assistant", "content": None, "tool_calls": [CALL]} | dumped
+    silent = {"role": "assistant", "content": None, "tool_calls": []} | dumped
+    calls = (ToolCall("c1", "add", '{"a": 1}'),)
+    expected = (Turn("assistant", "Yes."), Turn("assistant", None, tool_calls=calls))
+
+    assert (*expected, Turn("assistant")) == turns(said, called, silent)
+    assert (Turn("assistant"),) == turns({"role": "assistant"})
+    assert (Turn("assistant", ""),) == turns({"role": "assistant", "content": []})
+
+
+def test_refusal_is_what_was_said() -> None:
+    """What the model declined with is read in place of the content that isn't there."""
+    message = {"role": "assistant", "content": None, "refusal": "No."}
+
+    assert (Turn("assistant", "No."),) == turns(message)
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_thoughts_are_taken_back(name: str) -> None:
+    """Under either name that an answer has for them."""
+    message = {"role": "assistant", "content": "Yes.", name: "Hm."}
+
+    assert (Turn("assistant", "Yes.", reasoning="Hm."),) == turns(message)
+
+
+def test_turns_of_functions() -> None:
+    """The older form of a round with a tool: no ids, but each result belongs to the call before it."""
+    function = {"name": "add", "arguments": '{"a": 1}'}
+    call = {"role": "assistant", "content": None, "function_call": function}
+    result = {"role": "function", "name": "add", "content": "3"}
+    first, three, second, four = turns(call, result, call, result | {"content": "4"})
+
+    assert [("add", '{"a": 1}')] == [(each.name, each.arguments) for each in first.tool_calls]
+    assert ("tool", "3", first.tool_calls[0].id) == (three.role, three.content, three.tool_call_id)
+    assert ("tool", "4", second.tool_calls[0].id) == (four.role, four.content, four.tool_call_id)
+    assert first.tool_calls[0].id != second.tool_calls[0].id
+
+
+def test_end_of_the_prompt() -> None:
+    """The answer is opened by the template, by nothing, or goes on with the final message."""
+    final = {"messages": [*HELLO["messages"], {"role": "assistant", "content": "Yes, "}]}
+    opened, bare = chat(), chat(add_generation_prompt=False)
+    begun = chat(**final, continue_final_message=True)
+
+    assert (True, False) == (opened.add_generation_prompt, opened.continue_final_message)
+    assert (False, False) == (bare.add_generation_prompt, bare.continue_final_message)
+    assert (False, True) == (begun.add_generation_prompt, begun.continue_final_message)
+
+
+def test_end_of_the_prompt_that_can_not_be() -> None:
+    """A begun answer is not opened, and calls can't be gone on with."""
+    both = refusal(continue_final_message=True, add_generation_prompt=True)
+    message = {"role": "assistant", "tool_calls": [CALL]}
+    called = refusal(messages=[message], continue_final_message=True)
+
+    assert "add_generation_prompt" == both.param
+    assert "continue_final_message" == called.param
+
+
+def test_least_number_of_tokens() -> None:
+    """It reaches the job, and may not be more than the largest."""
+    assert (5, 5) == ((found := job(min_tokens=5, max_tokens=5)).min_tokens, found.max_tokens)
+    assert "min_tokens" == refusal(min_tokens=6, max_tokens=5).param
 
 
 def test_turn_of_the_developer() -> None:

@@ -362,6 +362,9 @@ def test_prompt_to_tokenize() -> None:
     assert Chat((Turn("user", "Hi"),)) == tokens.prompt(
         CHAT | {"add_generation_prompt": True, "add_special_tokens": False}, CARD
     )
+    assert Chat((Turn("user", "Hi"),), add_generation_prompt=False) == tokens.prompt(
+        CHAT | {"add_generation_prompt": False}, CARD
+    )
 
 
 @pytest.mark.parametrize(
@@ -369,8 +372,6 @@ def test_prompt_to_tokenize() -> None:
     [
         (HELLO | {"add_special_tokens": False}, "add_special_tokens"),
         (CHAT | {"add_special_tokens": True}, "add_special_tokens"),
-        (CHAT | {"add_generation_prompt": False}, "add_generation_prompt"),
-        (CHAT | {"continue_final_message": True}, "continue_final_message"),
         (CHAT | {"chat_template": "{{ 1 }}"}, "chat_template"),
         (CHAT | HELLO, "prompt"),
     ],

@@ -317,7 +317,7 @@ def test_case_names_are_unique() -> None:
     assert len({(case.schema, case.name) for case in CASES}) == len(CASES)
 
 
-# A test for a schema and not for a case: there are thousands of cases, and each takes less time than a test.
+# One test for a schema and not for a case: there are thousands of cases, each of less time than a test.
 @pytest.mark.parametrize("name", NAMES)
 def test_good_cases_pass(name: str) -> None:
     """Both validators accept the bodies."""

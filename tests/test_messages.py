@@ -190,13 +190,22 @@ def test_calls_and_results() -> None:
     assert expected == found
 
 
-def test_thoughts_are_not_read_again() -> None:
-    """What the model thought in an earlier turn is left out, signed or redacted."""
+def test_thoughts_belong_to_their_turn() -> None:
+    """What the model thought is kept apart from what it said; what is redacted is nothing to read."""
     thought = {"type": "thinking", "thinking": "s3cret", "signature": "x"}
     hidden = {"type": "redacted_thinking", "data": "x"}
     found = turns(("assistant", [thought, hidden, TEXT]), ("assistant", [thought]), ("user", "x"))
 
-    assert (Turn("assistant", "Hi"), Turn("user", "x")) == found
+    expected = Turn("assistant", "Hi", reasoning="s3cret\n\ns3cret")
+
+    assert (expected, Turn("user", "x")) == found
+
+
+def test_own_empty_answer_is_taken_back() -> None:
+    """An answer without a block says nothing, and doesn't stand between what the user says."""
+    found = turns(("user", "Hi"), ("assistant", []), ("user", "You there?"))
+
+    assert (Turn("user", "Hi\n\nYou there?"),) == found
 
 
 def test_messages_when_nothing_is_left() -> None:
@@ -243,14 +252,24 @@ def test_block_when_it_can_t_be_read(role: str, block: dict[str, Any], where: st
     assert "10.0" not in error.message
 
 
-def test_answer_that_was_begun_is_refused() -> None:
-    """What would have to be continued is not answered anew; its tokens can be counted all the same."""
+def test_answer_that_was_begun_is_gone_on_with() -> None:
+    """The client's first words are the answer's, also where tokens are counted."""
     messages = [*HELLO["messages"], {"role": "assistant", "content": "{"}]
-    error = refusal(messages=messages)
+    expected = Chat(
+        (Turn("user", "Hi"), Turn("assistant", "{")),
+        add_generation_prompt=False,
+        continue_final_message=True,
+    )
 
-    assert ("unsupported_parameter", "messages.1.role") == (error.code, error.param)
-    counted = prompt({"model": "m", "messages": messages}, THINKER)
-    assert Chat((Turn("user", "Hi"), Turn("assistant", "{"))) == counted
+    assert expected == asked(messages=messages).prompt
+    assert expected == prompt({"model": "m", "messages": messages}, THINKER)
+
+
+def test_calls_without_results_are_no_answer_to_go_on_with() -> None:
+    """Who called tools has ended its turn."""
+    error = refusal(messages=[*HELLO["messages"], {"role": "assistant", "content": [CALL]}])
+
+    assert ("messages", 400) == (error.param, error.status)
 
 
 def test_prompt_is_all_that_is_counted() -> None:

@@ -61,7 +61,7 @@ def test_sampling_when_nothing_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [("temperature", 0), ("temperature", 0.7), ("temperature", 2), ("top_p", 0.5), ("top_k", 0),
-     ("top_k", 40), ("min_p", 0), ("min_p", 0.1), ("seed", 0), ("seed", 2**63 - 1),
+     ("top_k", 40), ("min_p", 0), ("min_p", 0.1), ("seed", 0), ("seed", 2**64 - 1),
      ("frequency_penalty", -2), ("presence_penalty", 0.5), ("repetition_penalty", 1.1)],
 )  # fmt: skip
 def test_sampling_is_kept(field: str, value: float) -> None:
@@ -69,6 +69,14 @@ def test_sampling_is_kept(field: str, value: float) -> None:
     change: dict[str, Any] = {field: value}
 
     assert Sampling(**change) == request_fields.sampling(change)
+
+
+def test_numbers_that_stand_for_others() -> None:
+    """-1 is no limit, and a negative seed is the number of the same 64 bits."""
+    found = request_fields.sampling({"top_k": -1, "seed": -1})
+
+    assert (0, 2**64 - 1) == (found.top_k, found.seed)
+    assert [None, None, 7] == [request_fields.limit(each) for each in (None, -1, 7.0)]
 
 
 @pytest.mark.parametrize("field", ["top_k", "seed"])

@@ -248,7 +248,12 @@ def test_items_become_turns() -> None:
     found = turns(
         {"type": "message", "role": "developer", "content": "Be brief."},
         user([{"type": "input_text", "text": "1 + "}, {"type": "input_text", "text": "2?"}]),
-        {"type": "reasoning", "id": "rs_1", "summary": []},
+        {
+            "type": "reasoning",
+            "id": "rs_1",
+            "summary": [],
+            "content": [{"type": "reasoning_text", "text": "Hm."}],
+        },
         {"role": "assistant", "content": [{"type": "output_text", "text": "Let me see."}]},
         CALL,
         CALL | {"call_id": "c2", "arguments": ""},
@@ -260,13 +265,25 @@ def test_items_become_turns() -> None:
     expected = (
         Turn("system", "Be brief."),
         Turn("user", "1 + 2?"),
-        Turn("assistant", "Let me see.", tool_calls=calls),
+        Turn("assistant", "Let me see.", tool_calls=calls, reasoning="Hm."),
         Turn("tool", "3", tool_call_id="c1"),
         Turn("tool", "4", tool_call_id="c2"),
         Turn("assistant", "No."),
     )
 
     assert expected == found
+
+
+def test_thoughts_belong_to_what_comes_next() -> None:
+    """To the call behind them, which is then no part of the turn before; thoughts at the end are nobody's."""
+    thought = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]}
+    said = {"role": "assistant", "content": "Let me see."}
+    call = ToolCall("c1", "add", '{"a": 1}')
+
+    assert (
+        Turn("assistant", "Let me see."),
+        Turn("assistant", tool_calls=(call,), reasoning="Hm."),
+    ) == turns(said, thought, CALL, thought)
 
 
 def test_call_without_words_before_it() -> None:

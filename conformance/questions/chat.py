@@ -44,7 +44,7 @@ SAME = {how: chat(fields) for how, fields in HOW.items()}
 WRONG_FIELDS: dict[str, Fields] = {
     "temperature-text": {"temperature": "hot"},
     "top_p-above-1": {"top_p": 2},
-    "max_tokens-negative": {"max_tokens": -1},
+    "max_tokens-negative": {"max_tokens": -2},
     "n-zero": {"n": 0},
     "frequency_penalty-above-2": {"frequency_penalty": 3},
     "logit_bias-above-100": {"logit_bias": {"7": 101}},

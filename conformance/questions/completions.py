@@ -43,7 +43,7 @@ SUFFIXED = completion({"suffix": "nine, ten."})
 WRONG = {
     "prompt-number": completion({"prompt": 7}),
     "temperature-text": completion({"temperature": "hot"}),
-    "max_tokens-negative": completion({"max_tokens": -1}),
+    "max_tokens-negative": completion({"max_tokens": -2}),
     "unknown-model": completion({"model": UNKNOWN_MODEL}),
     "streamed": completion({"temperature": "hot", "stream": True}),
 }

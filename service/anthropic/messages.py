@@ -2,8 +2,8 @@
 `POST /v1/messages`: the body into a job.
 
 Pure translation, as in `openai/`, whose `request_fields` it shares. A message is a list of blocks here, which
-become turns: the result of a tool is a turn of its own, thoughts are left out, and what then
-follows in the same role is one turn.
+become turns: the result of a tool is a turn of its own, and what then follows in the same role is one turn.
+An assistant's message at the end is an answer that was begun, and is gone on with.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NOT_IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "output_format": (),
     "thread": (),
 }
-# An edit of the context that changes nothing: thoughts of earlier turns are in no prompt anyway.
+# An edit of the context that changes nothing: chat templates leave out thoughts of earlier turns anyway.
 HARMLESS_EDITS = frozenset({"clear_thinking_20251015"})
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _FORM = "output_config.format.schema"
@@ -55,8 +55,7 @@ def parse(body: Mapping[str, Any], card: ModelCard) -> MessageRequest:
     Read *body*, which has passed the contract `messages-request`, for the model of *card*.
 
     Raises:
-        UnsupportedParameter: as `prompt`; or the answer was begun already, or another field that is not
-            implemented would change it.
+        UnsupportedParameter: as `prompt`; or a field that is not implemented would change the answer.
         InvalidRequest: as `prompt`, or its form can't be.
     """
     request_fields.refuse(body, NOT_IMPLEMENTED)
@@ -66,13 +65,9 @@ def parse(body: Mapping[str, Any], card: ModelCard) -> MessageRequest:
                 "This edit of the context is not supported by this server.",
                 param=f"context_management.edits.{i}.type",
             )
-    last = len(body["messages"]) - 1
-    if body["messages"][last]["role"] == "assistant":
-        raise UnsupportedParameter(
-            "An answer that was begun can't be continued: the last message must be the user's.",
-            param=f"messages.{last}.role",
-        )
     read = prompt(body, card)
+    if read.turns[-1].tool_calls:
+        raise InvalidRequest("The last calls have no results yet.", param="messages")
     _, must_call = request_fields.chosen(_choice(body), read.tools)
     form = (body.get("output_config") or {}).get("format")
     job = Job(
@@ -80,7 +75,7 @@ def parse(body: Mapping[str, Any], card: ModelCard) -> MessageRequest:
         sampling=Sampling(
             temperature=body.get("temperature"),
             top_p=body.get("top_p"),
-            top_k=request_fields.whole(body.get("top_k")),
+            top_k=request_fields.limit(body.get("top_k")),
         ),
         max_tokens=request_fields.whole(body["max_tokens"]),
         stop=request_fields.stops(body, "stop_sequences"),
@@ -104,8 +99,12 @@ def prompt(body: Mapping[str, Any], card: ModelCard) -> Chat:
             demand for a tool that is not offered, or a schema that can't be.
     """
     offered, _ = request_fields.chosen(_choice(body), _tools(body.get("tools") or ()))
-    switches = {"chat_template_kwargs": _switches(body, card)}
-    return request_fields.chat(_turns(body), offered, switches, card)
+    turns = _turns(body)
+    switches = {
+        "chat_template_kwargs": _switches(body, card),
+        "continue_final_message": turns[-1].role == "assistant" and not turns[-1].tool_calls,
+    }
+    return request_fields.chat(turns, offered, switches, card)
 
 
 def _choice(body: Mapping[str, Any]) -> str:
@@ -163,6 +162,7 @@ def _turns(body: Mapping[str, Any]) -> tuple[Turn, ...]:
                     last,
                     content=_joined(filter(None, (last.content, turn.content))) or last.content,
                     tool_calls=last.tool_calls + turn.tool_calls,
+                    reasoning=_joined(filter(None, (last.reasoning, turn.reasoning))) or None,
                 )
             else:
                 found.append(turn)
@@ -180,7 +180,9 @@ def _message(role: str, content: str | Sequence[Mapping[str, Any]], where: str) 
         match role, block["type"]:
             case _, "text":
                 yield Turn(role, block["text"])
-            case "assistant", "thinking" | "redacted_thinking":
+            case "assistant", "thinking":
+                yield Turn(role, reasoning=block.get("thinking"))
+            case "assistant", "redacted_thinking":
                 pass
             case "assistant", "tool_use":
                 call = ToolCall(block["id"], block["name"], json.dumps(block["input"]))

@@ -64,12 +64,12 @@ def parse(body: dict[str, Any], card: ModelCard) -> ChatRequest:
     if body.get("top_logprobs") and not body.get("logprobs"):
         raise InvalidRequest("top_logprobs needs logprobs to be true.", param="top_logprobs")
     offered, must_call = request_fields.chosen(_tool_choice(body), request_fields.tools(body))
+    max_tokens = request_fields.limit(body.get("max_completion_tokens") or body.get("max_tokens"))
     job = Job(
         prompt=request_fields.chat(turns(body["messages"]), offered, body, card),
         sampling=request_fields.sampling(body),
-        max_tokens=request_fields.whole(
-            body.get("max_completion_tokens") or body.get("max_tokens")
-        ),
+        max_tokens=max_tokens,
+        min_tokens=request_fields.min_tokens(body, max_tokens),
         stop=request_fields.stops(body),
         ignore_eos=bool(body.get("ignore_eos")),
         top_logprobs=int(body.get("top_logprobs") or 0) if body.get("logprobs") else None,
@@ -100,21 +100,47 @@ def turns(messages: Sequence[dict[str, Any]]) -> tuple[Turn, ...]:
     """
     if len(messages) > MAX_MESSAGES:
         raise InvalidRequest(f"There are over {MAX_MESSAGES} messages.", param="messages")
-    return tuple(_turn(message, i) for i, message in enumerate(messages))
-
-
-def _turn(message: dict[str, Any], i: int) -> Turn:
-    role = message["role"]
-    return Turn(
-        role="system" if role == "developer" else role,
-        content=_text(message.get("content"), f"messages.{i}.content"),
-        name=message.get("name"),
-        tool_calls=tuple(
-            _tool_call(call, f"messages.{i}.tool_calls.{k}")
-            for k, call in enumerate(message.get("tool_calls") or ())
-        ),
-        tool_call_id=message.get("tool_call_id"),
+    found: list[Turn] = []
+    call_id = (
+        "call_function"  # of the last call in the older form, which a function's message answers
     )
+    for i, message in enumerate(messages):
+        if message.get("function_call"):
+            call_id = f"call_function_{i}"
+        found.append(_turn(message, f"messages.{i}", call_id))
+    return tuple(found)
+
+
+# What a role is called in turns, where that is something else; `function` is the older name of `tool`.
+_ROLES = {"developer": "system", "function": "tool"}
+
+
+def _turn(message: dict[str, Any], where: str, call_id: str) -> Turn:
+    role = message["role"]
+    calls = [
+        _tool_call(call, f"{where}.tool_calls.{k}")
+        for k, call in enumerate(message.get("tool_calls") or ())
+    ]
+    content = _text(message.get("content"), f"{where}.content")
+    if role == "assistant":
+        content = content or message.get("refusal") or content
+        if message.get("function_call"):
+            deprecated = {"id": call_id, "function": message["function_call"]}
+            calls.append(_tool_call(deprecated, where))
+    return Turn(
+        role=_ROLES.get(role, role),
+        content=content,
+        name=message.get("name"),
+        tool_calls=tuple(calls),
+        tool_call_id=call_id if role == "function" else message.get("tool_call_id"),
+        reasoning=_thoughts(message) if role == "assistant" else None,
+    )
+
+
+def _thoughts(message: dict[str, Any]) -> str | None:
+    """Return what the model thought, by the names under which this and other servers give it."""
+    found = message.get("reasoning_content") or message.get("reasoning")
+    return found if isinstance(found, str) else None
 
 
 def _text(content: str | list[dict[str, Any]] | None, where: str) -> str | None:

@@ -61,7 +61,8 @@ def parse(body: dict[str, Any]) -> CompletionRequest:
     prompts = _prompts(body["prompt"])
     if len(prompts) * n > MAX_ANSWERS:
         raise InvalidRequest(f"Prompts times n are over {MAX_ANSWERS}.", param="n")
-    max_tokens = request_fields.whole(body.get("max_tokens"))
+    asked = body.get("max_tokens")
+    max_tokens = DEFAULT_MAX_TOKENS if asked is None else request_fields.limit(asked)
     echo = bool(body.get("echo"))
     if max_tokens == 0 and not echo:
         raise InvalidRequest("max_tokens may be 0 only with echo.", param="max_tokens")
@@ -74,7 +75,8 @@ def parse(body: dict[str, Any]) -> CompletionRequest:
         Job(
             prompt=prompt,
             sampling=sampling,
-            max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
+            max_tokens=max_tokens,
+            min_tokens=request_fields.min_tokens(body, max_tokens),
             stop=stop,
             ignore_eos=bool(body.get("ignore_eos")),
             top_logprobs=request_fields.whole(body.get("logprobs")),

@@ -18,7 +18,9 @@ from service.protocol import Chat, Constraint, ConstraintKind, Job, ModelCard, S
 
 MAX_FORM_BYTES = 64 * 1024  # taste
 MAX_SCHEMA_DEPTH = 32  # taste
-MAX_SEED = 2**63 - 1  # protocol: the largest that the contract takes
+MAX_SEED = (
+    2**64 - 1
+)  # protocol: 64 bits; a negative one counts as the unsigned one of the same bits
 # Names by which a chat template gets its essentials, and those by which the tokenizer is told how to
 # render it; a request may not put its own in their place.
 RESERVED = frozenset(
@@ -54,15 +56,20 @@ def whole(number: float | None) -> int | None:
     return None if number is None else int(number)
 
 
+def limit(number: float | None) -> int | None:
+    """Return *number* as an int; -1, by which some clients say that there is no limit, is None."""
+    return None if number is None or number == -1 else int(number)
+
+
 def sampling(body: Mapping[str, Any]) -> Sampling:
     """Return how the next token is to be chosen."""
-    penalty = body.get("repetition_penalty")
+    penalty, seed, top_k = body.get("repetition_penalty"), body.get("seed"), body.get("top_k")
     return Sampling(
         temperature=body.get("temperature"),
         top_p=body.get("top_p"),
-        top_k=whole(body.get("top_k")),
+        top_k=0 if top_k == -1 else whole(top_k),
         min_p=body.get("min_p"),
-        seed=whole(body.get("seed")),
+        seed=None if seed is None else int(seed) & MAX_SEED,
         frequency_penalty=body.get("frequency_penalty") or 0.0,
         presence_penalty=body.get("presence_penalty") or 0.0,
         repetition_penalty=1.0 if penalty is None else penalty,
@@ -74,6 +81,21 @@ def stops(body: Mapping[str, Any], name: str = "stop") -> tuple[str, ...]:
     """Return the texts at which the answer ends."""
     given = body.get(name) or ()
     return (given,) if isinstance(given, str) else tuple(given)
+
+
+def min_tokens(body: Mapping[str, Any], max_tokens: int | None) -> int:
+    """
+    Return how many tokens an answer must have before the model may end it, by vLLM's extra field.
+
+    Raises:
+        InvalidRequest: it may not have so many.
+    """
+    least = whole(body.get("min_tokens")) or 0
+    if max_tokens is not None and least > max_tokens:
+        raise InvalidRequest(
+            f"An answer of at most {max_tokens} tokens can't have {least}.", param="min_tokens"
+        )
+    return least
 
 
 def priority(body: Mapping[str, Any]) -> int:
@@ -100,7 +122,7 @@ def chat(
     Raises:
         UnsupportedParameter: it asks a model that can't for thinking, or for tools.
         InvalidRequest: it brings a template, or would put something in the place of what the model's
-            own gets anyway.
+            own gets anyway; or what it says of the prompt's end can't be.
     """
     if tools and not card.knows_tools:
         raise UnsupportedParameter("This model's chat template takes no tools.", param="tools")
@@ -121,11 +143,24 @@ def chat(
             raise UnsupportedParameter("This model does not think.", param="reasoning_effort")
         options["reasoning_effort"] = effort
         thinking = effort != "none"
+    goes_on = bool(body.get("continue_final_message"))
+    opens = body.get("add_generation_prompt")
+    if goes_on and opens:
+        raise InvalidRequest(
+            "An answer can't both be begun and go on with the final message.",
+            param="add_generation_prompt",
+        )
+    if goes_on and turns[-1].tool_calls:
+        raise InvalidRequest(
+            "A message that calls tools has ended.", param="continue_final_message"
+        )
     return Chat(
         turns=tuple(turns),
         tools=tuple(tools),
         thinking=None if thinking is None else bool(thinking),
         template_options=json.dumps(options),
+        add_generation_prompt=opens is not False and not goes_on,
+        continue_final_message=goes_on,
     )
 
 

@@ -98,7 +98,7 @@ def turns(earlier: Sequence[Item], given: Sequence[Item]) -> tuple[Turn, ...]:
     """
     Return the turns that the items of a conversation are, those of the request last.
 
-    Thoughts are left out, as chat templates do with those of earlier turns.
+    Thoughts belong to what the model says or calls next.
 
     Raises:
         InvalidRequest: there are too many, none at all, content that is not text, or a call whose
@@ -109,26 +109,38 @@ def turns(earlier: Sequence[Item], given: Sequence[Item]) -> tuple[Turn, ...]:
             f"There are over {chat.MAX_MESSAGES} items, earlier ones included.", param="input"
         )
     found: list[Turn] = []
+    thoughts = ""
     for i, item in enumerate([*earlier, *given], -len(earlier)):
         where = f"input.{i}"
+        if item["type"] == "reasoning":
+            thoughts += _thoughts(item)
+            continue
         if item["type"] == "message":
             role = "system" if item["role"] == "developer" else item["role"]
             found.append(Turn(role, _text(item["content"], f"{where}.content")))
         elif item["type"] == "function_call":
-            _add_call(item, where, found)
+            _add_call(item, where, found, is_new=bool(thoughts))
         elif item["type"] == "function_call_output":
             output = _text(item["output"], f"{where}.output")
             found.append(Turn("tool", output, tool_call_id=item["call_id"]))
+        if thoughts and found[-1].role == "assistant":
+            found[-1] = replace(found[-1], reasoning=thoughts)
+        thoughts = ""
     if not found:
         raise InvalidRequest("There is nothing to answer.", param="input", code="invalid_prompt")
     return tuple(found)
 
 
-def _add_call(item: Item, where: str, found: list[Turn]) -> None:
-    """Add a call to the assistant's turn that it belongs to."""
+def _thoughts(item: Item) -> str:
+    """Return the thoughts of an item, or their summary where only that is told."""
+    return "".join(part.get("text") or "" for part in item.get("content") or item["summary"])
+
+
+def _add_call(item: Item, where: str, found: list[Turn], *, is_new: bool) -> None:
+    """Add a call to the assistant's turn that it belongs to, or to a new one."""
     arguments = chat.arguments(item["arguments"], f"{where}.arguments")
     call = ToolCall(item["call_id"], item["name"], arguments)
-    if not found or found[-1].role != "assistant":
+    if is_new or not found or found[-1].role != "assistant":
         found.append(Turn("assistant"))
     found[-1] = replace(found[-1], tool_calls=(*found[-1].tool_calls, call))
 

@@ -77,7 +77,7 @@ def parse(body: dict[str, Any], card: ModelCard, memory: Memory) -> ResponseRequ
     job = Job(
         prompt=request_fields.chat(turns, offered, effort, card),
         sampling=request_fields.sampling({name: body.get(name) for name in _SAMPLING}),
-        max_tokens=request_fields.whole(body.get("max_output_tokens")),
+        max_tokens=request_fields.limit(body.get("max_output_tokens")),
         top_logprobs=_top_logprobs(body),
         constraint=_constraint(body),
         must_call=must_call,

@@ -22,10 +22,8 @@ MAX_BYTES_PER_CONTEXT_TOKEN = 32
 # vLLM's switches that change the tokens, with the values that stand for what is done here anyway.
 NOT_IMPLEMENTED_FOR_TEXTS: dict[str, tuple[Any, ...]] = {"add_special_tokens": (True,)}
 NOT_IMPLEMENTED_FOR_CHATS: dict[str, tuple[Any, ...]] = {
-    "add_generation_prompt": (True,),
     "add_special_tokens": (False,),
     "chat_template": (),
-    "continue_final_message": (False,),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import openai
@@ -141,6 +142,44 @@ def test_second_turn_is_answered_with_the_first_in_mind(client: httpx.Client) ->
     )
 
     assert answer.status_code == 200
+
+
+def test_answer_goes_on_with_the_final_message(client: httpx.Client) -> None:
+    """What was begun is ended as the model would have ended it by itself, also in Anthropic's form."""
+    question = {"role": "user", "content": "Which port do you listen on?"}
+    limit: dict[str, Any] = {"temperature": 0, "max_tokens": 100}
+    whole = text(client, messages=[question], **limit)
+    begun = whole[: whole.index(" ", 2)]
+    messages = [question, {"role": "assistant", "content": begun}]
+    rest = text(client, messages=messages, **limit, continue_final_message=True)
+    message = client.post(
+        "/v1/messages", json={"model": "gemma", "messages": messages} | limit
+    ).json()
+
+    assert begun + rest == whole
+    assert begun + message["content"][0]["text"] == whole
+
+
+def test_answer_has_the_least_number_of_tokens(client: httpx.Client) -> None:
+    """The model may not end before, alone or within a form that may go on; a form that is complete ends."""
+    usage = ask(client, temperature=0, min_tokens=60, max_tokens=70).json()["usage"]
+    form = {"temperature": 0, "min_tokens": 20, "max_tokens": 60}
+    long_word = text(client, **form, guided_regex="[a-z]{1,200}")
+    short_word = text(client, **form, guided_choice=["yes"])
+
+    assert 60 <= usage["completion_tokens"] <= 70
+    assert len(long_word) >= 20
+    assert short_word == "yes"
+
+
+def test_numbers_that_clients_send_for_none(client: httpx.Client) -> None:
+    """-1 is no limit, 0 of the probability is the likeliest token, and no stop text stops nothing."""
+    greedy = text(client, temperature=0)
+
+    unlimited = text(client, temperature=0, max_tokens=-1, stop=[], top_k=-1, seed=-(2**63))
+
+    assert unlimited.startswith(greedy)
+    assert greedy == text(client, temperature=2, top_p=0, seed=2**64 - 1)
 
 
 def test_guides_curl_works_as_printed(client: httpx.Client, server: LiveServer) -> None:
