@@ -146,7 +146,7 @@ class Sampling(Part, frozen=True):
     seed: int | None = None
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
-    repetition_penalty: float = 1.0
+    repetition_penalty: float | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
 
 
@@ -212,6 +212,7 @@ class ModelCard(Part, frozen=True):
         has_chat_template: it can be asked in turns.
         knows_tools: its chat template takes tools.
         knows_thinking: its chat template keeps reasoning apart.
+        notes: what an operator should know of it, each a clause that begins with "it" or "its".
     """
 
     id: str
@@ -223,6 +224,7 @@ class ModelCard(Part, frozen=True):
     has_chat_template: bool = True
     knows_tools: bool = False
     knows_thinking: bool = False
+    notes: tuple[str, ...] = ()
 
 
 class Budget(Part, frozen=True):
@@ -274,6 +276,8 @@ class Load(Message, frozen=True):
         num_draft_tokens: most tokens to guess ahead per step; 0: none.
         draft_model: folder or hub id of a small model that guesses; None: only prompt lookup does.
         chat_template: file with the chat template to use; None: the model's own.
+        adapter_path: folder or hub id of a LoRA adapter for the model; None: it is served as it is.
+        trust_remote_code: code in the model's folder may be run.
     """
 
     model_path: str | None
@@ -291,6 +295,8 @@ class Load(Message, frozen=True):
     num_draft_tokens: int = 0
     draft_model: str | None = None
     chat_template: str | None = None
+    adapter_path: str | None = None
+    trust_remote_code: bool = False
 
 
 class Submit(Message, frozen=True):
@@ -334,9 +340,16 @@ class LoadFailed(Message, frozen=True):
 
 
 class WarmedUp(Message, frozen=True):
-    """Warm-up is over, or was not asked for; `error` says why it failed, if it did."""
+    """
+    Warm-up is over, or was not asked for.
+
+    Attributes:
+        error: why the model can't answer, if it can't.
+        notes: what an operator should know of how it answers.
+    """
 
     error: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Accepted(Message, frozen=True):

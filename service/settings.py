@@ -175,10 +175,17 @@ class Settings:
         "DRAFT_MODEL", "--draft-model", click.STRING, None,
         "Folder or hub id of a small MLX model with the same tokens; guesses where prompt lookup can't.",
     )  # fmt: skip
-
     chat_template: str | None = _option(
         "CHAT_TEMPLATE", "--chat-template", click.STRING, None,
         "File with the chat template to use, in Jinja. None: the model's own.",
+    )  # fmt: skip
+    adapter_path: str | None = _option(
+        "ADAPTER_PATH", "--adapter-path", click.STRING, None,
+        "Folder or hub id of a LoRA adapter for the model, as mlx_lm.lora makes it. None: no adapter.",
+    )  # fmt: skip
+    trust_remote_code: bool = _option(
+        "TRUST_REMOTE_CODE", "--trust-remote-code", click.BOOL, False,
+        "Run the code that a model brings in its own folder; without, a model that needs it is not served.",
     )  # fmt: skip
 
     def is_loopback(self) -> bool:

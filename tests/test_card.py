@@ -8,6 +8,7 @@ import pytest
 
 from service import contracts
 from service.catalog.card import (
+    ASSUMED_CONTEXT,
     EMBEDDED_FOLDER,
     EMBEDDED_ID,
     UnfitModel,
@@ -56,16 +57,22 @@ def test_card_when_config_is_plain(tmp_path: Path) -> None:
         ("llama", "llama"),
         ("Phi3", "phi"),
         ("deepseek_v3", "deepseek"),
+        ("gpt_oss", "gpt-oss"),
+        ("gpt2", "gpt"),
+        ("recurrent_gemma", "gemma"),
+        ("granitemoehybrid", "granite"),
     ],
 )
 def test_family_is_the_architectures(tmp_path: Path, model_type: str, family: str) -> None:
-    """The family is the leading letters of the architecture, in lower case."""
+    """The family is the leading letters of the architecture in lower case, or what these are known as."""
     assert family == card_of(model_folder(tmp_path, PLAIN | {"model_type": model_type})).family
 
 
 @pytest.mark.parametrize(
-    "key", ["max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx"]
-)
+    "key",
+    ["max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx",
+     "model_max_length", "max_context_length", "max_sequence_length", "block_size"],
+)  # fmt: skip
 def test_context_length_under_each_name(tmp_path: Path, key: str) -> None:
     """Architectures call it differently; every name is known."""
     config = {"model_type": "gpt2", key: 1024}
@@ -73,12 +80,13 @@ def test_context_length_under_each_name(tmp_path: Path, key: str) -> None:
     assert 1024 == card_of(model_folder(tmp_path, config)).context_length
 
 
-def test_context_length_when_nested(tmp_path: Path) -> None:
+@pytest.mark.parametrize("section", ["text_config", "llm_config", "language_config"])
+def test_context_length_when_nested(tmp_path: Path, section: str) -> None:
     """A multimodal model keeps its text model's settings one level down; those win."""
     config = {
         "model_type": "gemma3",
         "max_position_embeddings": 7,
-        "text_config": {"model_type": "gemma3_text", "max_position_embeddings": 8192},
+        section: {"model_type": "gemma3_text", "max_position_embeddings": 8192},
     }
     card = card_of(model_folder(tmp_path, config))
 
@@ -106,22 +114,73 @@ def test_context_length_when_only_configured(tmp_path: Path) -> None:
     assert 256 == card_of(model_folder(tmp_path, {"model_type": "mamba"}), 256).context_length
 
 
-@pytest.mark.parametrize("told", [{}, {"max_position_embeddings": None}, {"n_ctx": "many"}])
+@pytest.mark.parametrize(
+    "told",
+    [{}, {"max_position_embeddings": None}, {"n_ctx": "many"}, {"n_ctx": 0}, {"n_ctx": -1}],
+    ids=str,
+)
 def test_context_length_when_nobody_tells(tmp_path: Path, told: dict[str, object]) -> None:
-    """None in the files and none configured stops the loading, and says what to set."""
-    folder = model_folder(tmp_path, {"model_type": "mamba"} | told)
+    """Where no file tells a length, the one that is assumed is said, and what sets another."""
+    card = card_of(model_folder(tmp_path, {"model_type": "mamba"} | told))
 
-    with pytest.raises(UnfitModel, match="CONTEXT_LENGTH"):
-        card_of(folder)
+    assert card.context_length == ASSUMED_CONTEXT
+    assert "4,096 tokens are assumed; CONTEXT_LENGTH" in card.notes[0]
 
 
-@pytest.mark.parametrize("length", [0, -1])
-def test_context_length_when_it_is_no_length(tmp_path: Path, length: int) -> None:
-    """A length that holds no token is none, and never reaches the model list."""
-    folder = model_folder(tmp_path, {"model_type": "mamba", "max_position_embeddings": length})
+def test_context_length_when_the_class_tells(tmp_path: Path) -> None:
+    """What a config leaves out is what the type's own class takes for it, and a limit like any other."""
+    folder = model_folder(tmp_path, {"model_type": "gemma3", "text_config": {"hidden_size": 2560}})
+    defaults = {"max_position_embeddings": 131072}
 
-    with pytest.raises(UnfitModel):
-        card_of(folder)
+    assert read_card(folder, "m", None, 1, class_defaults=defaults).context_length == 131072
+    with pytest.raises(UnfitModel, match="16 to 131072"):
+        read_card(folder, "m", 131073, 1, class_defaults=defaults)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"), [(2048, 2048), (10**30, ASSUMED_CONTEXT), ("x", ASSUMED_CONTEXT)]
+)
+def test_context_length_when_only_the_tokenizer_tells(
+    tmp_path: Path, told: object, expected: int
+) -> None:
+    """The tokenizer's length stands in; its number for "no limit" does not."""
+    folder = model_folder(
+        tmp_path, {"model_type": "mamba"}, tokenizer_config_json={"model_max_length": told}
+    )
+
+    assert expected == card_of(folder).context_length
+
+
+@pytest.mark.parametrize(
+    ("scaling", "expected"),
+    [
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}, 16384),
+        ({"type": "yarn", "factor": 40, "original_max_position_embeddings": 100}, 4096),
+        ({"type": "yarn", "factor": 2.0}, 8192),
+        ({"type": "linear", "factor": 4.0}, 16384),
+        ({"rope_type": "dynamic", "factor": 2.0}, 8192),
+        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}, 4096),
+        ({"type": "longrope", "short_factor": [1.0], "long_factor": [4.0]}, 4096),
+        ({"full_attention": {"rope_type": "yarn", "factor": 2.0}}, 8192),
+        ({"type": "linear", "factor": None}, 4096),
+        ("linear", 4096),
+        (None, 4096),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+def test_context_length_when_positions_are_stretched(
+    tmp_path: Path, key: str, scaling: object, expected: int
+) -> None:
+    """A scaling whose factor is one of the length reaches that length; others are in the config's own."""
+    assert expected == card_of(model_folder(tmp_path, PLAIN | {key: scaling})).context_length
+
+
+def test_context_length_of_a_gemma_is_the_stretched_one(tmp_path: Path) -> None:
+    """Its configs tell the length that the scaling has led to."""
+    config = PLAIN | {"model_type": "gemma3_text", "rope_scaling": {"type": "linear", "factor": 8}}
+
+    assert card_of(model_folder(tmp_path, config)).context_length == 4096
 
 
 @pytest.mark.parametrize("key", ["quantization", "quantization_config"])
@@ -140,6 +199,55 @@ def test_quantization_when_no_bits_are_told(tmp_path: Path, section: object) -> 
     card = card_of(model_folder(tmp_path, PLAIN | {"quantization_config": section}))
 
     assert card.quantization_bits is None
+
+
+@pytest.mark.parametrize(
+    ("config", "bits"),
+    [
+        ({"quantization_config": {"quant_method": "mxfp4"}}, 4),
+        ({"quantization_config": {"quant_method": "mxfp8"}}, 8),
+        ({"quantization_config": {"quant_method": "bitnet"}}, 2),
+        ({"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}, 4),
+        (
+            {
+                "quantization_config": {
+                    "quant_method": "compressed-tensors",
+                    "format": "nvfp4-pack-quantized",
+                }
+            },
+            4,
+        ),
+        ({"quantization": {"group_size": 16, "mode": "nvfp4"}}, 4),
+        ({"text_config": {"quantization_config": {"quant_method": "mxfp4"}}}, 4),
+    ],
+    ids=str,
+)
+def test_quantization_when_a_method_is_named(
+    tmp_path: Path, config: dict[str, object], bits: int
+) -> None:
+    """Methods and modes that stand for a number of bits count as much as the number."""
+    card = card_of(model_folder(tmp_path, PLAIN | config))
+
+    assert bits == card.quantization_bits
+    assert "quantized" in models.entry(card)["tags"]
+
+
+def test_quantization_when_a_file_of_its_own_tells(tmp_path: Path) -> None:
+    """ModelOpt writes it beside the config."""
+    quantization = {"quantization": {"quant_algo": "NVFP4", "group_size": 16}}
+    folder = model_folder(tmp_path, PLAIN, hf_quant_config_json=quantization)
+
+    assert card_of(folder).quantization_bits == 4
+
+
+def test_quantization_of_mixed_bits(tmp_path: Path) -> None:
+    """Most weights' bits are the card's; the description tells all."""
+    layers = {"model.embed_tokens": {"bits": 8, "group_size": 64}, "model.norm": False}
+    config = PLAIN | {"quantization": {"group_size": 64, "bits": 6} | layers}
+    card = card_of(model_folder(tmp_path, config))
+
+    assert card.quantization_bits == 6
+    assert "6- and 8-bit quantized" in card.description
 
 
 def test_quantization_when_only_the_name_says_so(tmp_path: Path) -> None:
@@ -202,6 +310,19 @@ def test_template_when_there_is_none(tmp_path: Path, settings: object) -> None:
 
     assert not card.has_chat_template
     assert "chat" not in models.entry(card)["tags"]
+    assert card.notes == ("it has no chat template: completions are served, chats are refused",)
+
+
+def test_template_for_tools_beside_the_default_one(tmp_path: Path) -> None:
+    """A model that has a template of its own for tools knows them."""
+    named = [
+        {"name": "default", "template": TEMPLATE},
+        {"name": "tool_use", "template": "{{ tools }}"},
+        {"name": "rag", "template": "{{ enable_thinking }}"},
+    ]
+    card = card_of(model_folder(tmp_path, PLAIN, tokenizer_config_json={"chat_template": named}))
+
+    assert (True, True, False) == (card.has_chat_template, card.knows_tools, card.knows_thinking)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +332,8 @@ def test_template_when_there_is_none(tmp_path: Path, settings: object) -> None:
         ("{%- for t in tools -%}\n{{ t | tojson }}\n{%- endfor -%}", True, False),
         ("{% if enable_thinking %}<think>{% endif %}", False, True),
         ("{{ message.reasoning_content }}", False, True),
+        ("{{- '<|im_start|>assistant\n<think>\n' }}", False, True),
+        ("{% set content = content.split('</think>')[-1] %}", False, True),
         ("{% if thinking and tools %}x{% endif %}", True, True),
         ("You have no tools and do no thinking. {{ messages }}", False, False),
         ("{# tools and thinking, described #}{{ messages }}", False, False),

@@ -274,7 +274,6 @@ def test_unsupported_field_when_it_would_matter(field: str, value: object) -> No
         ("n", 1),
         ("n", 1.0),
         ("presence_penalty", 0),
-        ("repetition_penalty", 1.0),
         ("response_format", {"type": "text"}),
         ("structured_outputs", {}),
         ("structured_outputs", {"json_object": False, "regex": None}),

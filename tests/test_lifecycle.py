@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from falcon.asgi import App
 
@@ -189,6 +190,37 @@ def test_warmup_when_it_ran() -> None:
     model.warmed(None)
 
     assert (True, True, None) == (model.warmup_completed, model.is_ready, model.reason)
+
+
+def test_model_that_cannot_answer_is_not_ready_without_a_warmup() -> None:
+    """Whether a warm-up was asked for or not, /readyz tells what fails."""
+    model = model_in(State.WARMING, warmup_enabled=False)
+    model.warmed("AttributeError")
+    status, body = get(model, "/readyz")
+
+    assert (503, False) == (status, model.is_ready)
+    assert "AttributeError" in body["models"][0]["reason"]
+
+
+def test_notes_are_told_of_a_model_that_is_ready(caplog: pytest.LogCaptureFixture) -> None:
+    """Those of its card and those of how it answers, each once however often its engine starts."""
+    noted = msgspec.structs.replace(CARD, notes=("it has no chat template",))
+    model = model_in(State.LOADING)
+    for _ in range(2):
+        model.warming(noted, BUDGET)
+        model.warmed(None, ("it answers one request at a time",))
+        status, body = get(model, "/readyz")
+        contracts.check("readiness", body)
+        model.failed("boom")
+        model.starting_again()
+        model.loading()
+
+    assert status == 200
+    assert body["models"][0]["notes"] == [
+        "it has no chat template",
+        "it answers one request at a time",
+    ]
+    assert "it has no chat template" in caplog.text
 
 
 def test_warmup_when_it_failed() -> None:

@@ -45,6 +45,17 @@ TABLE: list[tuple[str, str, str, Any, str, str, Any, Any]] = [
     ("num_draft_tokens", "NUM_DRAFT_TOKENS", "--num-draft-tokens", 8, "0", "4", 0, 4),
     ("draft_model", "DRAFT_MODEL", "--draft-model", None, "a/b", "c/d", "a/b", "c/d"),
     ("chat_template", "CHAT_TEMPLATE", "--chat-template", None, "/a", "b", "/a", "b"),
+    ("adapter_path", "ADAPTER_PATH", "--adapter-path", None, "a/b", "c/d", "a/b", "c/d"),
+    (
+        "trust_remote_code",
+        "TRUST_REMOTE_CODE",
+        "--trust-remote-code",
+        False,
+        "true",
+        "false",
+        True,
+        False,
+    ),
 ]
 NAMES = [row[0] for row in TABLE]
 

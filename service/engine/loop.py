@@ -20,24 +20,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import mlx.core as mx
-
 from service.catalog.card import UnfitModel
-from service.engine.cache.memory_plan import MemoryPlan, plan, set_limits
+from service.engine.cache.memory_plan import MemoryPlan, set_limits
 from service.engine.channel import Channel
-from service.engine.decoding.draft_model import load_draft
 from service.engine.model.load import LoadedModel, load
-from service.engine.model.vocabulary import Vocabulary
-from service.engine.prepare import Preparer
 from service.engine.scheduler.scheduler import Scheduler
+from service.engine.start import prove, start
 from service.engine.text.prompt import Prepared, RefusedPrompt
-from service.engine.trial import open_prefixes, trial_prompt
-from service.engine.warmup import warm_up
 from service.protocol import (
     Accepted,
     Cancel,
     Cancelled,
-    Chat,
     Detokenize,
     Detokenized,
     Failed,
@@ -50,8 +43,6 @@ from service.protocol import (
     Submit,
     Tokenize,
     Tokenized,
-    Turn,
-    WarmedUp,
 )
 
 _log = logging.getLogger(__name__)
@@ -116,66 +107,18 @@ class Engine:
         Warm up, then step for ever. The caller's thread is the MLX thread from here on.
 
         Raises:
-            UnfitModel: what it computes is not finite.
+            UnfitModel: it can't be served; the message says why.
         """
-        logits = loaded.model(mx.array([[0]]))
-        if not mx.isfinite(logits).all().item():
-            raise UnfitModel("it computes no finite numbers; its weights are damaged")
-        draft = load_draft(order, loaded, logits.shape[-1])
-        loaded, memory = plan(loaded, order, draft.n_bytes if draft else None)
-        set_limits(memory)
-        self._memory = memory
-        vocabulary = Vocabulary(loaded.tokenizer, logits.shape[-1])
-        self._preparer = Preparer(
-            loaded.tokenizer,
-            loaded.card.context_length,
-            vocabulary,
-            allow_grammars=order.allow_grammars,
-            window=memory.window,
-            model_context_length=memory.model_context_length,
-        )
-        prompt = self._first_prompt()
-        scheduler = Scheduler(
-            loaded,
-            vocabulary,
-            order.max_concurrency,
-            caches=memory.caches,
-            prefixes=memory.prefixes,
-            sequence_bytes=memory.sequence_bytes,
-            kv_budget_bytes=memory.kv_budget_bytes,
-            max_step_tokens=memory.max_step_tokens,
-            max_tokens_ahead=order.num_draft_tokens,
-            draft=draft,
-        )
-        self._channel.send(Loaded(loaded.card, memory.budget))
-        error = self._warm_up(scheduler, prompt, order.max_concurrency) if order.warmup else None
-        tried = trial_prompt(scheduler, prompt, vocabulary.n_tokens)
-        open_prefixes(scheduler, memory.prefixes, memory.store, tried, logits.dtype)
-        self._channel.send(WarmedUp(error))
+        started = start(loaded, order)
+        set_limits(started.memory)
+        self._memory, self._preparer = started.memory, started.preparer
+        self._channel.send(Loaded(started.loaded.card, started.memory.budget))
+        self._channel.send(prove(started, order))
+        scheduler = started.scheduler
         while True:
             self._take(scheduler)
             if scheduler.tickets:
                 self._step(scheduler)
-
-    def _first_prompt(self) -> list[int]:
-        """Return a prompt to warm up with; a template that hangs does so now, not on a request."""
-        try:
-            return self._preparer.ids(Chat((Turn("user", "Hello"),)))
-        except RefusedPrompt as refused:
-            _log.warning("no chat can be had with this model: %s", refused.message)
-            return [0]
-
-    def _warm_up(self, scheduler: Scheduler, prompt: list[int], n_rows: int) -> str | None:
-        """Return None if a real pass has run, else why not."""
-        try:
-            warm_up(scheduler, prompt, n_rows)
-            scheduler.reset()  # what was slow because it was the first is no measure
-            warm_up(scheduler, prompt, n_rows)
-        except Exception as error:
-            _log.exception("warm-up failed")
-            scheduler.reset()
-            return type(error).__name__
-        return None
 
     def _prepare(self, submitted: Submit, came_s: float) -> None:
         """Make a prompt of a job, on the text worker."""

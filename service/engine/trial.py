@@ -1,13 +1,14 @@
 """
-Whether answers are the same with the prefix cache, tried with the model itself before any client's request.
+Whether answers are the same beside others, and with the prefix cache, tried before any client's request.
 
-One prompt is answered twice: cold, and with what reading it left behind. The log-probabilities of the
-likeliest tokens are compared, and not the words alone. Numbers of few bits are rounded otherwise where one
-token is read than where many are, as kernels are chosen by the number of rows; where two tokens are nearly as
-likely, either may be said then, and nothing is wrong. What is wrong, another mask, another position, keys of
-something else, moves the numbers further than rounding can.
+Prompts of unlike lengths are answered one after another, and then together. One prompt is answered twice:
+cold, and with what reading it left behind. Both times the log-probabilities of the likeliest tokens are
+compared, and not the words alone. Numbers of few bits are rounded otherwise where one token is read than
+where many are, as kernels are chosen by the number of rows; where two tokens are nearly as likely, either
+may be said then, and nothing is wrong. What is wrong, another mask, another position, keys of something
+else, padding in a state, moves the numbers further than rounding can.
 
-Measured, as the largest difference among the 20 likeliest tokens of 8 places:
+Measured, as the largest difference among the 20 likeliest tokens of 8 places, with the prefix cache:
 
                                          SmolLM2-135M    the built-in model, made for float32
     all rounded: bfloat16 to float32         0.22            0.80
@@ -31,7 +32,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from service.engine.cache.prefix_cache import PrefixCache, PrefixStore
-from service.engine.scheduler.scheduler import Scheduler
+from service.engine.scheduler.scheduler import Batching, Scheduler
 from service.engine.text.prompt import Prepared
 from service.protocol import Delta, Job, Sampling, TokenLogprob, Tokens
 
@@ -45,7 +46,12 @@ TOLERANCE_EPS = 64  # measured: twice SmolLM2's rounding, in steps of the type (
 MIN_TOLERANCE = (
     1e-3  # measured: float32 differed by 1e-4, as its exponentials and roots aren't exact
 )
-_TICKET = -1  # no client's ticket is negative
+BATCH_LENGTHS = (23, 5, 9)  # taste: unlike, and few tokens even where all are padded to the longest
+N_BESIDE = 4  # taste: tokens of each answer beside others; a large model needs its second for them
+GROSS = (
+    4  # taste: tolerances; where rounding chooses other experts, numbers move further than by it
+)
+_TICKET = -1  # counted downwards: no client's ticket is negative
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,10 @@ class Comparison:
     def is_alike(self, tolerance: float) -> bool:
         """Whether the cache was used, and changed nothing beyond *tolerance*."""
         return self.n_cached_tokens > 0 and self.largest <= tolerance
+
+
+class NoAnswer(Exception):
+    """The model ends without an answer, whatever it is asked; the log says why."""
 
 
 def tolerance_for(dtype: mx.Dtype) -> float:
@@ -114,6 +124,43 @@ def open_prefixes(
         prefixes.keep_on(store)
 
 
+def open_batches(scheduler: Scheduler, n_tokens: int, dtype: mx.Dtype) -> None:
+    """
+    Let *scheduler* give its model as much at once as leaves every answer what it is alone.
+
+    Args:
+        scheduler: without any request.
+        n_tokens: how many tokens there are.
+        dtype: what logits are computed as.
+
+    Raises:
+        NoAnswer: the model can't even answer alone.
+    """
+    chance = random.Random(0)
+    lengths = BATCH_LENGTHS[: scheduler.max_rows]
+    prompts = [chance.choices(range(n_tokens), k=length) for length in lengths]
+    alone = [_fresh_answers(scheduler, [ids])[0] for ids in prompts]
+    tolerance = tolerance_for(dtype)
+    for batching, allowed in ((Batching.PADDED, tolerance), (Batching.EVEN, GROSS * tolerance)):
+        scheduler.batching = batching
+        try:
+            beside = _fresh_answers(scheduler, prompts)
+        except Exception:
+            _log.info("beside others, answers fail", exc_info=True)
+            continue
+        apart = max(_apart(*pair)[0] for pair in zip(alone, beside, strict=True))
+        if apart <= allowed:
+            break
+        _log.info(
+            "beside others, log-probabilities differ by %.2g, and not by %.2g", apart, allowed
+        )
+    else:
+        scheduler.batching = Batching.ALONE
+    scheduler.reset()
+    if scheduler.batching is not Batching.PADDED:
+        _log.warning("this model is no ordinary one: %s", scheduler.batching.value)
+
+
 def trial_prompt(scheduler: Scheduler, prompt: list[int], n_tokens: int) -> list[int]:
     """
     Return ids to try a cache with: *prompt*, then any of the *n_tokens* that there are, always the same.
@@ -135,13 +182,8 @@ def compare(scheduler: Scheduler, ids: list[int]) -> Comparison:
     Raises:
         Exception: whatever MLX raised.
     """
-    cold, warm = (_answer(scheduler, ids) for _ in range(2))
-    largest, n_compared = 0.0, 0
-    for one, other in zip(_places(cold), _places(warm), strict=True):
-        largest = max(largest, difference(one, other))
-        n_compared += 1
-        if one.chosen.id != other.chosen.id:  # from here on they answer to different texts
-            break
+    cold, warm = (_answers(scheduler, [ids])[0] for _ in range(2))
+    largest, n_compared = _apart(cold, warm)
     spent = warm[-1].spent
     assert spent is not None
     return Comparison(spent.n_cached_tokens, n_compared, largest)
@@ -175,16 +217,41 @@ def drain(scheduler: Scheduler) -> list[Delta]:
     return deltas
 
 
-def _answer(scheduler: Scheduler, ids: list[int]) -> list[Delta]:
-    job = Job(
-        Tokens(tuple(ids)),
-        Sampling(temperature=0.0),
-        max_tokens=N_COMPARED,
-        ignore_eos=True,
-        top_logprobs=N_TOP,
-    )
-    scheduler.add(_TICKET, Prepared(ids), job)
-    return drain(scheduler)
+def _fresh_answers(scheduler: Scheduler, prompts: list[list[int]]) -> list[list[Delta]]:
+    """Return the first words to all *prompts* at once of a scheduler that remembers nothing."""
+    scheduler.reset()
+    return _answers(scheduler, prompts, N_BESIDE)
+
+
+def _answers(
+    scheduler: Scheduler, prompts: list[list[int]], n_tokens: int = N_COMPARED
+) -> list[list[Delta]]:
+    """Return what is said to all *prompts* at once."""
+    for i, ids in enumerate(prompts):
+        job = Job(
+            Tokens(tuple(ids)),
+            Sampling(temperature=0.0),
+            max_tokens=n_tokens,
+            ignore_eos=True,
+            top_logprobs=N_TOP,
+        )
+        scheduler.add(_TICKET - i, Prepared(ids), job)
+    deltas = drain(scheduler)
+    answers = [[d for d in deltas if d.ticket == _TICKET - i] for i in range(len(prompts))]
+    if not all(answer and answer[-1].spent for answer in answers):
+        raise NoAnswer
+    return answers
+
+
+def _apart(one: list[Delta], other: list[Delta]) -> tuple[float, int]:
+    """Return the largest difference between two answers to a prompt, and in how many places it was sought."""
+    largest, n_compared = 0.0, 0
+    for here, there in zip(_places(one), _places(other), strict=True):
+        largest = max(largest, difference(here, there))
+        n_compared += 1
+        if here.chosen.id != there.chosen.id:  # from here on they answer to different texts
+            break
+    return largest, n_compared
 
 
 def _places(deltas: list[Delta]) -> list[TokenLogprob]:

@@ -67,6 +67,7 @@ class Lifecycle:
         budget: the memory that it has; None like the card.
         warmup_enabled: a warm-up was asked for.
         warmup_completed: a real pass has run, in this engine process.
+        notes: what an operator should know of a model that answers all the same.
     """
 
     def __init__(self, *, warmup_enabled: bool) -> None:
@@ -76,6 +77,7 @@ class Lifecycle:
         self.budget: Budget | None = None
         self.warmup_enabled = warmup_enabled
         self.warmup_completed = False
+        self.notes: tuple[str, ...] = ()
 
     @property
     def healthy_card(self) -> ModelCard | None:
@@ -84,8 +86,8 @@ class Lifecycle:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it is healthy and the warm-up, if asked for, has run."""
-        return self.state is State.READY and self.warmup_completed is self.warmup_enabled
+        """Whether it takes requests and can answer, and the warm-up, if asked for, has run."""
+        return self.state is State.READY and self.reason is None
 
     def loading(self) -> None:
         """Note that the engine process runs and was told what to load."""
@@ -93,15 +95,18 @@ class Lifecycle:
 
     def warming(self, card: ModelCard, budget: Budget) -> None:
         """Note that the weights are in memory, and which memory there is beside them."""
-        self.card, self.budget = card, budget
+        self.card, self.budget, self.notes = card, budget, card.notes
         _log.info("Model %s is loaded: %s", card.id, card.description)
         self._move(State.WARMING, "warm-up is running")
 
-    def warmed(self, error: str | None) -> None:
-        """Note that warm-up is over; *error* says why it failed, if it did."""
+    def warmed(self, error: str | None, notes: tuple[str, ...] = ()) -> None:
+        """Note that warm-up is over; *error* says why the model can't answer, if it can't."""
         self.warmup_completed = self.warmup_enabled and error is None
+        self.notes += notes
         if error is not None:
             _log.error("Warm-up failed: %s", error)
+        for note in self.notes:
+            _log.warning("Of the model it is to be known that %s.", note)
         _log.info("Ready%s: %s.", ", warmed up" if self.warmup_completed else "", self.budget)
         self._move(State.READY, None if error is None else f"warm-up failed: {error}")
 

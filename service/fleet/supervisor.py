@@ -323,9 +323,9 @@ class Supervisor:
                 if self.lifecycle.state is State.LOADING:
                     self._healthy_since_s = time.monotonic()
                     self.lifecycle.warming(card, budget)
-            case WarmedUp(error):
+            case WarmedUp(error, notes):
                 if self.lifecycle.state is State.WARMING:
-                    self.lifecycle.warmed(error)
+                    self.lifecycle.warmed(error, notes)
             case LoadFailed(reason):
                 self._load_failure = reason
 

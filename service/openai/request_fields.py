@@ -63,7 +63,7 @@ def limit(number: float | None) -> int | None:
 
 def sampling(body: Mapping[str, Any]) -> Sampling:
     """Return how the next token is to be chosen."""
-    penalty, seed, top_k = body.get("repetition_penalty"), body.get("seed"), body.get("top_k")
+    seed, top_k = body.get("seed"), body.get("top_k")
     return Sampling(
         temperature=body.get("temperature"),
         top_p=body.get("top_p"),
@@ -72,7 +72,7 @@ def sampling(body: Mapping[str, Any]) -> Sampling:
         seed=None if seed is None else int(seed) & MAX_SEED,
         frequency_penalty=body.get("frequency_penalty") or 0.0,
         presence_penalty=body.get("presence_penalty") or 0.0,
-        repetition_penalty=1.0 if penalty is None else penalty,
+        repetition_penalty=body.get("repetition_penalty"),
         logit_bias=tuple((int(i), bias) for i, bias in (body.get("logit_bias") or {}).items()),
     )
 

@@ -8,13 +8,14 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import msgspec
-from mlx_lm.models import gemma3_text, lfm2, llama
+from mlx_lm.models import gemma3_text, lfm2, llama, llama4, mamba
 from mlx_lm.models.cache import make_prompt_cache
 
 from service.engine.model.load import LoadedModel
 
 N_TOKENS = 1280
 WINDOW = 64
+CHUNK = 64
 PULL = 5.5
 
 _SHAPE = {
@@ -37,7 +38,9 @@ def made(kind: str) -> nn.Module:
     Return a small model of one's own, always with the same weights.
 
     Args:
-        kind: "full" attention, "window" for a sliding one in every other layer, "state" for a hybrid.
+        kind: "full" attention, "window" for a sliding one in every other layer, "state" for a hybrid,
+            "swallowing" for a state that padding moves as any token does, "chunks" for caches that
+            no batch has.
     """
     mx.random.seed(7)
     if kind == "full":
@@ -58,6 +61,40 @@ def made(kind: str) -> nn.Module:
                 query_pre_attn_scalar=32,
             )
         )
+    elif kind == "swallowing":
+        model = mamba.Model(
+            mamba.ModelArgs(
+                model_type="mamba",
+                vocab_size=N_TOKENS,
+                hidden_size=64,
+                intermediate_size=96,
+                state_size=16,
+                num_hidden_layers=4,
+                conv_kernel=4,
+                use_bias=False,
+                use_conv_bias=True,
+                time_step_rank=8,
+            )
+        )
+    elif kind == "chunks":
+        text = {
+            **_SHAPE,
+            "model_type": "llama4_text",
+            "attention_bias": False,
+            "attention_chunk_size": CHUNK,
+            "head_dim": 32,
+            "interleave_moe_layer_step": 2,
+            "intermediate_size": 96,
+            "intermediate_size_mlp": 96,
+            "max_position_embeddings": 4096,
+            "num_experts_per_tok": 1,
+            "num_local_experts": 2,
+            "rms_norm_eps": 1e-6,
+            "rope_scaling": None,
+            "rope_theta": 10000.0,
+            "use_qk_norm": True,
+        }
+        model = llama4.Model(llama4.ModelArgs(model_type="llama4", text_config=text))
     else:
         model = lfm2.Model(
             lfm2.ModelArgs(

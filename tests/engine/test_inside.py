@@ -12,7 +12,13 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from mlx_lm.models import cache as mlx_lm_cache
-from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
+from mlx_lm.models.cache import (
+    ArraysCache,
+    CacheList,
+    ChunkedKVCache,
+    KVCache,
+    RotatingKVCache,
+)
 
 from service.engine.cache.inside import RELIED_UPON
 from service.engine.cache.kv import merge
@@ -32,7 +38,8 @@ def examples() -> dict[type, Any]:
     state = ArraysCache(1)
     state[0] = mx.zeros((1, 2))
     row = [filled(KVCache()), filled(RotatingKVCache(4)), state, CacheList(filled(KVCache()))]
-    return {type(part): part for part in [*row, *merge([row])]}
+    chunks = filled(ChunkedKVCache(4))  # of a row alone
+    return {type(part): part for part in [*row, *merge([row]), chunks]}
 
 
 def missing() -> list[str]:

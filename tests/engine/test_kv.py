@@ -375,9 +375,9 @@ def compressing() -> Any:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: attentive(head_size=48), "multiples of 32; its are 48 wide"),
+        (lambda: attentive(head_size=48), "multiples of 32; those of layer 0 are 48 wide"),
         (stateful, "nothing to quantize"),
-        (compressing, "does not run with KV_BITS"),
+        (compressing, "KV_BITS can't be had: layer 0 does not run"),
     ],
     ids=["head-size", "no-keys", "own-attention"],
 )

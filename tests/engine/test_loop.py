@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mlx.core as mx
+import pytest
 
 from service.catalog.card import EMBEDDED_FOLDER
-from service.engine import loop
+from service.engine import loop, start
 from service.engine.channel import Channel
+from service.engine.scheduler.scheduler import Batching
 from service.protocol import (
     Accepted,
     Cancel,
@@ -28,6 +30,7 @@ from service.protocol import (
     Rejected,
     Step,
     Submit,
+    Text,
     ToEngine,
     Turn,
     WarmedUp,
@@ -35,6 +38,7 @@ from service.protocol import (
     from_engine_decoder,
 )
 from tests.engine.conftest import job
+from tests.models import small
 
 
 class Peer:
@@ -114,7 +118,7 @@ def test_model_that_computes_no_numbers_is_refused(tmp_path: Path) -> None:
         heard = peer.hear()
 
         assert isinstance(heard, LoadFailed)
-        assert "no finite numbers" in heard.reason
+        assert "model.norm.weight holds what is no number" in heard.reason
 
 
 def test_template_that_refuses_everything_still_lets_the_model_load(tmp_path: Path) -> None:
@@ -127,3 +131,35 @@ def test_template_that_refuses_everything_still_lets_the_model_load(tmp_path: Pa
         peer.say(Submit(1, job()))
 
         assert isinstance(peer.hear(), Rejected)
+
+
+def test_model_that_no_batch_can_have_answers_one_at_a_time(tmp_path: Path) -> None:
+    """It is warmed up and says how it answers; who asks beside another waits, and fails no more."""
+    small.make("llama4", tmp_path / "chunks")
+    with served(tmp_path / "chunks") as peer:
+        assert isinstance(peer.hear(), Loaded)
+        assert peer.hear() == WarmedUp(None, (Batching.ALONE.value,))
+        peer.say(
+            *(Submit(i, job(prompt=Text("Hello"), max_tokens=3, ignore_eos=True)) for i in (1, 2))
+        )
+        ended: set[int] = set()
+        while ended != {1, 2}:
+            heard = peer.hear()
+            assert isinstance(heard, Accepted | Step)
+            if isinstance(heard, Step):
+                ended |= {delta.ticket for delta in heard.deltas if delta.finish_reason}
+
+
+def test_model_that_does_not_run_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever breaks before the first answer is a sentence, and not the end of a process."""
+
+    def broken(*_: object) -> None:
+        raise AttributeError("no such cache")
+
+    monkeypatch.setattr(start, "plan", broken)
+    with served() as peer:
+        assert peer.hear() == LoadFailed(
+            "it does not run in this engine (AttributeError); see the log"
+        )

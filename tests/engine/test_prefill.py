@@ -30,7 +30,7 @@ from tests.engine import random_models
 
 Make = Callable[..., Sequence]
 NOTHING = PrefixHit(0, None, 0)
-DEFAULTS = Sampling(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0)
+DEFAULTS = Sampling(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
 
 
 def span(n: int, tail: int = 0) -> Ids:

@@ -5,18 +5,28 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.models.cache import KVCache, RotatingKVCache
 
-from service.engine.cache.prefix_cache import MIN_TOKENS, N_HEAD, Cache, PrefixCache, n_shared
+from service.engine.cache.kv import Caches
+from service.engine.cache.prefix_cache import (
+    MIN_TOKENS,
+    N_HEAD,
+    Cache,
+    Entry,
+    PrefixCache,
+    n_shared,
+)
 from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.scheduler.scheduler import Scheduler
 from service.engine.text.prompt import Prepared
 from service.protocol import Delta, Job, Sampling, Tokens
+from tests.engine import random_models
 from tests.engine.conftest import run
-from tests.engine.random_models import dressed
+from tests.engine.random_models import CHUNK, dressed
 
 KINDS = ("full", "window", "state")
 PLENTY = 1 << 30
@@ -34,8 +44,6 @@ def some(n: int, seed: int) -> list[int]:
 
 def cache_of(n: int, part: KVCache | RotatingKVCache | None = None) -> Cache:
     """Return a cache that has read *n* tokens."""
-    import mlx.core as mx
-
     part = part or KVCache()
     part.update_and_fetch(mx.zeros((1, 1, n, 8)), mx.zeros((1, 1, n, 8)))
     return [part]
@@ -257,3 +265,15 @@ def test_one_who_reads_for_others_may_leave(model: LoadedModel, vocabulary: Voca
     scheduler.cancel({0})
 
     assert set(run(scheduler)) == {1, 2}
+
+
+def test_chunks_can_be_cut_as_long_as_they_hold_everything() -> None:
+    """A layer that has forgotten what stood before its chunk says that it could be cut; it can't."""
+    model = random_models.model("chunks")
+    cache = Caches(model, None, None).make()
+    can_be_cut = []
+    for n_tokens in (CHUNK, 1, 1):
+        model(mx.ones((1, n_tokens), dtype=mx.int32), cache=cache)
+        can_be_cut.append(Entry(ids(*[1] * n_tokens), cache).can_be_cut)
+
+    assert can_be_cut == [True, True, False]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import mlx.core as mx
 import numpy as np
 
 from service.engine.decoding.sampling import BatchSampling, SequenceSampling, rows_of
 from service.protocol import Sampling
 
-DEFAULTS = Sampling(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0)
+DEFAULTS = Sampling(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
 
 
 def rows(*wanted: Sampling, n: int = 64) -> list[SequenceSampling]:
@@ -102,6 +104,26 @@ def test_a_token_that_was_fed_is_never_new_again() -> None:
     assert row.is_in_flight  # a second one was read when it was drawn, and not fed yet
 
 
+def test_what_a_model_advises_holds_where_nothing_is_wanted() -> None:
+    """Its repetition penalty, unless the request has one, and the tokens that it never says."""
+    advised = Sampling(
+        temperature=0.0,
+        top_p=1.0,
+        top_k=0,
+        min_p=0.0,
+        repetition_penalty=10.0,
+        logit_bias=((3, -math.inf), (99, -math.inf)),
+    )
+    logits = mx.array([[3.0, 2.0, 1.0, 4.0]])
+
+    def first(wanted: Sampling) -> list[int]:
+        sampling = BatchSampling([SequenceSampling(wanted, advised, [0], 4)])
+        return rows_of(sampling.draw(logits, mx.array([0], dtype=mx.uint32)))
+
+    assert first(Sampling()) == [1]
+    assert first(Sampling(repetition_penalty=1.0)) == [0]
+
+
 def test_penalties_of_a_batch_are_those_of_each_row() -> None:
     """Computed for all rows at once, and rebuilt whenever one joins: as by the definition."""
     chance = np.random.default_rng(4)
@@ -121,9 +143,8 @@ def test_penalties_of_a_batch_are_those_of_each_row() -> None:
         for row, each, tokens in zip(logits, wanted, said, strict=True):
             counts = np.bincount(tokens, minlength=8)
             seen = (counts > 0) | (np.arange(8) == 0)
-            divided = np.where(
-                row > 0, row / each.repetition_penalty, row * each.repetition_penalty
-            )
+            penalty = each.repetition_penalty or 1.0
+            divided = np.where(row > 0, row / penalty, row * penalty)
             scores = np.where(seen, divided, row)
             scores = scores - each.frequency_penalty * counts
             expected.append(int(np.argmax(scores - each.presence_penalty * (counts > 0))))

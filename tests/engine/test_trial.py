@@ -23,13 +23,15 @@ from service.engine.cache.prefix_cache import Ids, PrefixCache, PrefixHit
 from service.engine.cache.prefix_store import DiskStore
 from service.engine.model.load import LoadedModel, load
 from service.engine.model.vocabulary import Vocabulary
-from service.engine.scheduler.scheduler import Scheduler
+from service.engine.scheduler.scheduler import Batching, Scheduler
 from service.engine.trial import (
     MIN_TOLERANCE,
     N_COMPARED,
     TOLERANCE_EPS,
+    NoAnswer,
     compare,
     difference,
+    open_batches,
     open_prefixes,
     tolerance_for,
     trial_prompt,
@@ -321,3 +323,66 @@ def test_nothing_is_tried_where_nothing_is_kept(
     open_prefixes(Scheduler(loaded, vocabulary, 4), prefixes, None, [1] * 64, mx.float32)
 
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "expected"),
+    [
+        *itertools.product(KINDS, DTYPES, [Batching.PADDED]),
+        ("embedded", mx.bfloat16, Batching.PADDED),
+        ("swallowing", mx.float32, Batching.EVEN),
+        ("swallowing", mx.bfloat16, Batching.EVEN),
+        ("chunks", mx.float32, Batching.ALONE),
+    ],
+    ids=str,
+)
+def test_batches_are_such_that_answers_stay_what_they_are_alone(
+    kind: str, dtype: mx.Dtype, expected: Batching
+) -> None:
+    """A state that padding moves gets none, a cache that no batch has is of one row; others lose nothing."""
+    loaded = computed_as(dtype, kind)
+    scheduler = Scheduler(loaded, Vocabulary(loaded.tokenizer, random_models.N_TOKENS), 4)
+    open_batches(scheduler, 1000, dtype)
+
+    assert scheduler.batching is expected
+    assert scheduler.max_rows == (1 if expected is Batching.ALONE else 4)
+    assert scheduler.tickets == []
+
+
+class Failing(nn.Module):
+    """A model that fails on more rows than it can take."""
+
+    def __init__(self, model: nn.Module, n_rows: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # mlx's stubs
+        self.model = model
+        self.layers = model.layers
+        self.n_rows = n_rows
+
+    def __call__(self, inputs: mx.array, cache: Any = None) -> mx.array:
+        """Return logits, shape (rows, n, vocabulary)."""
+        if inputs.shape[0] > self.n_rows:
+            raise ValueError("too many rows")
+        logits: mx.array = self.model(inputs, cache=cache)
+        return logits
+
+
+@pytest.mark.parametrize("n_rows", [1, 2])
+def test_model_that_fails_beside_others_answers_alone(n_rows: int, vocabulary: Vocabulary) -> None:
+    """What fails only in a batch is no reason to fail every request."""
+    loaded = computed_as(mx.float32, "full")
+    failing = replace(loaded, model=Failing(loaded.model, n_rows))
+    scheduler = Scheduler(failing, vocabulary, 4)
+    open_batches(scheduler, 1000, mx.float32)
+
+    assert scheduler.batching is Batching.ALONE
+
+
+def test_model_that_fails_alone_gives_no_answer(vocabulary: Vocabulary) -> None:
+    """That is told, and not served."""
+    loaded = computed_as(mx.float32, "full")
+    failing = Failing(loaded.model, 1)
+    scheduler = Scheduler(replace(loaded, model=failing), vocabulary, 4)
+    failing.n_rows = 0
+
+    with pytest.raises(NoAnswer):
+        open_batches(scheduler, 1000, mx.float32)

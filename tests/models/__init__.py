@@ -1,1 +1,1 @@
-"""Tables of models, made by hand: each module says how."""
+"""Models and what becomes of them here, as tables that commands make: each module says how."""

@@ -18,6 +18,7 @@ from mlx_lm.models.cache import (
     BatchKVCache,
     BatchRotatingKVCache,
     CacheList,
+    ChunkedKVCache,
     KVCache,
     RotatingKVCache,
 )
@@ -35,6 +36,7 @@ RELIED_UPON: dict[type, tuple[str, ...]] = {
     BatchRotatingKVCache: (*_IN_BATCH, "_offset", "rotated", "_temporal_order", "max_size"),
     ArraysCache: _BATCH,
     CacheList: (*_BATCH, "caches", "is_trimmable", "trim"),
+    ChunkedKVCache: (*_KEYS, "chunk_size", "start_position", "trim", "is_trimmable", "empty"),
 }
 """The classes of mlx-lm and what of each is used in this room. Seen in mlx-lm 0.32.2."""
 
@@ -85,8 +87,14 @@ def fill(part: Any, n_tokens: int) -> None:
 
 def most_places(part: Any) -> int | None:
     """Return how many tokens *part* remembers at most; None: all."""
-    size: int | None = getattr(part, "max_size", None)
+    name = "chunk_size" if isinstance(part, ChunkedKVCache) else "max_size"
+    size: int | None = getattr(part, name, None)
     return size
+
+
+def has_all(part: Any) -> bool:
+    """Whether a row's *part* has forgotten nothing; of other parts than chunks, they say so themselves."""
+    return not isinstance(part, ChunkedKVCache) or part.start_position == 0
 
 
 def turn_to_temporal_order(window: BatchRotatingKVCache) -> None:

@@ -165,7 +165,7 @@ class Caches:
         self._max_kv_size = max_kv_size
         self._group_size = 0
         if kv_bits is not None:
-            self._group_size = _group_size(_growing(self._filled(self._own())))
+            self._group_size = _group_size(self._filled(self._own()))
         if kv_bits is not None or max_kv_size is not None:
             self._try()
         grown = self._filled(self._made(KVCache))
@@ -209,27 +209,42 @@ class Caches:
         return cache
 
     def _try(self) -> None:
-        """Let unlike rows be read, join, go on and leave: what can't be done with such caches, shows."""
+        """See that the model reads several tokens and one with such a cache."""
         try:
-            rows = [self.make(), self.make()]
-            for row, n_tokens in zip(rows, (1, 3), strict=True):
-                self._read(row, 1, n_tokens)
-            batch = merge(rows)
-            self._read(batch, 2, 1)
-            pad_right(batch, [2, 1])
-            self._read(batch, 2, 2)
-            unpad(batch)
-            keep_rows(batch, [1])
-            self._read(batch, 1, 1)
+            self._read_some(self.make())
         except Exception as error:
             _log.exception("the model does not run on such a cache")
-            raise UnfitModel(
-                "it does not run with KV_BITS or MAX_KV_SIZE as they are set; see the log"
-            ) from error
+            raise UnfitModel(self._reason(error)) from error
 
-    def _read(self, cache: Cache, n_rows: int, n_tokens: int) -> None:
-        """Let so many tokens be read by so many rows; which ones is all the same."""
-        mx.eval(self._model(mx.zeros((n_rows, n_tokens), dtype=mx.int32), cache=cache))
+    def _reason(self, error: Exception) -> str:
+        """Return in a sentence which layer can't have the cache that is asked for."""
+        settings = {"KV_BITS": self._kv_bits, "MAX_KV_SIZE": self._max_kv_size}
+        asked = " and ".join(name for name, value in settings.items() if value is not None)
+        layer = self._first_unfit_layer()
+        if layer is None:
+            return f"it does not run with {asked} as set; see the log"
+        if "sinks" in str(error):
+            return (
+                f"{asked} can't be had: layer {layer} has attention sinks, which need full numbers"
+            )
+        name = type(error).__name__
+        return f"{asked} can't be had: layer {layer} does not run on such a cache ({name}); see the log"
+
+    def _first_unfit_layer(self) -> int | None:
+        """Return the first layer that fails on such a cache when the others have their own."""
+        for layer, part in enumerate(self.make()):
+            cache = self._own()
+            cache[layer] = part
+            try:
+                self._read_some(cache)
+            except Exception:
+                return layer
+        return None
+
+    def _read_some(self, cache: Cache) -> None:
+        """Let several tokens and one more be read; which ones is all the same."""
+        for n_tokens in (3, 1):
+            mx.eval(self._model(mx.zeros((1, n_tokens), dtype=mx.int32), cache=cache))
 
 
 class FullCaches(Caches):
@@ -388,6 +403,11 @@ def trimmable_below(cache: Cache) -> float:
     )
 
 
+def can_be_cut(cache: Cache) -> bool:
+    """Whether a row's *cache* can be shortened to any of its prefixes now."""
+    return all(part.is_trimmable() and inside.has_all(part) for part in inside.leaves(cache))
+
+
 def n_bytes(cache: Cache) -> int:
     """Return what *cache* takes in memory now, places ahead and padding included."""
     return sum(part.nbytes for part in cache)
@@ -406,16 +426,23 @@ def _arrays(state: Any) -> Iterator[mx.array]:
             yield from _arrays(each)
 
 
-def _group_size(growing: Iterable[Any]) -> int:
-    """Return how many numbers of these parts' heads can share a scale, as many as possible."""
-    sizes = {size for part in growing for size in inside.head_sizes(part)}
-    if not sizes:
+def _group_size(cache: Cache) -> int:
+    """Return how many numbers of the heads in a row's *cache* can share a scale, as many as possible."""
+    sizes = {
+        layer: set().union(*map(inside.head_sizes, _growing([part])))
+        for layer, part in enumerate(cache)
+    }
+    if not any(sizes.values()):
         raise UnfitModel("KV_BITS has nothing to quantize in it: none of its caches grows")
     for group_size in GROUP_SIZES:
-        if all(size % group_size == 0 for size in sizes):
+        unfit = {layer: wide for layer, wide in sizes.items() if any(n % group_size for n in wide)}
+        if not unfit:
             return group_size
-    heads = " and ".join(map(str, sorted(sizes)))
-    raise UnfitModel(f"KV_BITS needs heads in multiples of {GROUP_SIZES[-1]}; its are {heads} wide")
+    layer, wide = next(iter(unfit.items()))
+    heads = " and ".join(map(str, sorted(wide)))
+    raise UnfitModel(
+        f"KV_BITS needs heads in multiples of {GROUP_SIZES[-1]}; those of layer {layer} are {heads} wide"
+    )
 
 
 def _growing(cache: Cache) -> Iterator[Any]:

@@ -215,7 +215,10 @@ def _store(order: Load) -> DiskStore | None:
     if order.prefix_cache_path is None:
         return None
     _, folder = locate(order.model_path)
-    name = fingerprint(folder, order.kv_bits, order.max_kv_size)
+    settings: tuple[object, ...] = (order.kv_bits, order.max_kv_size)
+    if order.adapter_path is not None:
+        settings += (fingerprint(locate(order.adapter_path, "ADAPTER_PATH")[1]),)
+    name = fingerprint(folder, *settings)
     try:
         return DiskStore(
             Path(order.prefix_cache_path).expanduser() / name, order.prefix_cache_disk_mb * MB

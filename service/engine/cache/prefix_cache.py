@@ -14,11 +14,11 @@ from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
+from mlx_lm.models.cache import trim_prompt_cache
 from numpy.typing import NDArray
 
 from service.engine.cache.kv import Cache as Cache
-from service.engine.cache.kv import arrays, n_bytes
+from service.engine.cache.kv import arrays, can_be_cut, n_bytes
 
 # Where each value comes from; measured: on two cores, with the built-in model, which reads a token in 0.6 ms.
 MAX_ENTRIES = (
@@ -68,7 +68,7 @@ class Entry:
         self.head = _head(ids)
         self.cache = cache
         self.n_bytes = n_bytes(cache)
-        self.can_be_cut: bool = can_trim_prompt_cache(cache)
+        self.can_be_cut = can_be_cut(cache)
         self.path = path
 
     def usable(self, n: int) -> int:

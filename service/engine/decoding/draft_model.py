@@ -37,7 +37,9 @@ def load_draft(order: Load, loaded: LoadedModel, n_logits: int) -> DraftModel | 
         return None
     locate(order.draft_model, "DRAFT_MODEL")
     try:
-        named = msgspec.structs.replace(order, model_path=order.draft_model, context_length=None)
+        named = msgspec.structs.replace(
+            order, model_path=order.draft_model, context_length=None, adapter_path=None
+        )
         draft = load(named)
         if draft.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
             raise UnfitModel("its tokens are not the model's")

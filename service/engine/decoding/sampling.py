@@ -110,7 +110,7 @@ class SequenceSampling:
         self.penalties = (
             wanted.frequency_penalty,
             wanted.presence_penalty,
-            wanted.repetition_penalty,
+            _or(wanted.repetition_penalty, defaults.repetition_penalty),
         )
         self.counts: NDArray[np.float32] | None = None
         self._n_counted = 0
@@ -119,7 +119,7 @@ class SequenceSampling:
             self.counts = np.zeros(n_logits, dtype=np.float32)
             self.in_prompt = np.zeros(n_logits, dtype=np.bool_)
             self.in_prompt[np.asarray(prompt, dtype=np.int64)] = True
-        self.bias = _bias(wanted, n_logits)
+        self.bias = _bias((*defaults.logit_bias, *wanted.logit_bias), n_logits)
 
     @property
     def can_look_ahead(self) -> bool:
@@ -398,11 +398,12 @@ def _noise(n: int) -> Callable[[mx.array], mx.array]:
     return _gumbel[n]
 
 
-def _bias(wanted: Sampling, n_logits: int) -> mx.array | None:
-    """Return what `logit_bias` adds to each logit; its ids have been checked."""
-    if not wanted.logit_bias:
+def _bias(logit_bias: Sequence[tuple[int, float]], n_logits: int) -> mx.array | None:
+    """Return what *logit_bias* adds to each logit that there is; None: nothing."""
+    if not logit_bias:
         return None
     bias = np.zeros(n_logits, dtype=np.float32)
-    for i, value in wanted.logit_bias:
-        bias[i] += value
+    for i, value in logit_bias:
+        if i < n_logits:
+            bias[i] += value
     return mx.array(bias)

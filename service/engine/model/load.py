@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
+import math
 import re
 import struct
 import time
@@ -13,9 +15,11 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import msgspec
 from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
-from mlx_lm.utils import load as load_model_and_tokenizer
+from mlx_lm.utils import load_adapters, load_model, load_tokenizer
+from transformers import CONFIG_MAPPING
 
 from service.catalog.card import (
     EMBEDDED_FOLDER,
@@ -23,6 +27,7 @@ from service.catalog.card import (
     UnfitModel,
     model_id_of,
     read_card,
+    read_json,
 )
 from service.engine.model.fold import fold_norms
 from service.protocol import Load, ModelCard, Sampling
@@ -31,6 +36,11 @@ _log = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WANTED_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+_CODE_FILES = ["*.py"]
+_ADAPTER_FILES = ("adapter_config.json", "adapters.safetensors")
+_WEIGHTS = "model*.safetensors"  # what mlx-lm reads
+_UNKNOWN_TYPE = re.compile(r"Model type (.+) not supported")
+MAX_NAMED = 3  # taste: so many missing files are named
 
 
 @dataclass(frozen=True)
@@ -58,20 +68,23 @@ def load(order: Load) -> LoadedModel:
     Raises:
         UnfitModel: the model can't be served; the message says why and is fit for `/readyz`.
     """
-    model_id, folder = locate(order.model_path)
+    model_id, folder = locate(order.model_path, with_code=order.trust_remote_code)
     template = read_template(order.chat_template)
-    card = read_card(folder, model_id, order.context_length, int(time.time()), template)
+    created, defaults = int(time.time()), class_defaults(folder)
+    card = read_card(folder, model_id, order.context_length, created, template, defaults)
+    if not order.trust_remote_code:
+        check_code(folder)
     check_weights(folder)
-    settings = {} if template is None else {"chat_template": template}
-    try:
-        model, tokenizer, *_ = load_model_and_tokenizer(str(folder), tokenizer_config=settings)
-    except Exception as error:
-        _log.exception("%s cannot be loaded", model_id)
-        raise UnfitModel(
-            f"mlx-lm could not load it ({type(error).__name__}); see the log"
-        ) from error
+    model, ends = _model(folder, is_trusted=order.trust_remote_code)
+    settings: dict[str, Any] = {"trust_remote_code": order.trust_remote_code}
+    if template is not None:
+        settings["chat_template"] = template
+    tokenizer = _tokenizer(folder, ends, settings)
     if template is not None:
         check_template(tokenizer)
+    if order.adapter_path is not None:
+        _adapt(model, order.adapter_path)
+    check_numbers(model)
     fold_norms(model)
     return LoadedModel(model, tokenizer, card, sampling_defaults(folder))
 
@@ -106,36 +119,51 @@ def check_template(tokenizer: TokenizerWrapper) -> None:
         raise UnfitModel(f"CHAT_TEMPLATE makes no prompt of a greeting ({reason})") from error
 
 
-def locate(model_path: str | None, setting: str = "MODEL_PATH") -> tuple[str, Path]:
+def locate(
+    model_path: str | None, setting: str = "MODEL_PATH", *, with_code: bool = False
+) -> tuple[str, Path]:
     """
     Return the id and the folder of the model at *model_path*.
 
+    Args:
+        model_path: a folder, one of the hub's cache included, or a hub id; None: the embedded model.
+        setting: the name of the setting that holds it.
+        with_code: where it is downloaded, so is its code.
+
     Raises:
         UnfitModel: *model_path* is neither a folder nor a hub id that can be had; the message names the
-            *setting* that holds it.
+            *setting*.
     """
     if model_path is None:
         return EMBEDDED_ID, EMBEDDED_FOLDER
     folder = Path(model_path).expanduser()
     if folder.is_dir():
-        return model_id_of(folder), folder
+        return model_id_of(folder), _snapshot_in(folder)
     if not _HUB_ID.fullmatch(model_path):
         raise UnfitModel(f"{setting} names no folder that exists, and is no hub id")
-    return model_path, _from_hub(model_path)
+    return model_path, _from_hub(model_path, _WANTED_FILES + _CODE_FILES * with_code)
 
 
-def _from_hub(hub_id: str) -> Path:
+def _snapshot_in(folder: Path) -> Path:
+    """Return the snapshot that is current in a model's folder of the hub's cache; others stay as they are."""
+    reference = folder / "refs" / "main"
+    if not reference.is_file() or (folder / "config.json").is_file():
+        return folder
+    return folder / "snapshots" / reference.read_text("utf-8").strip()
+
+
+def _from_hub(hub_id: str, wanted: list[str]) -> Path:
     """Return the folder of a hub id's snapshot, downloaded if none is cached; then go offline for good."""
     import huggingface_hub
 
     try:
         found = huggingface_hub.snapshot_download(
-            hub_id, local_files_only=True, allow_patterns=_WANTED_FILES
+            hub_id, local_files_only=True, allow_patterns=wanted
         )
     except Exception:  # the library's own family of "not in the cache" has no common base
         _log.info("%s is not in the cache; downloading it", hub_id)
         try:
-            found = huggingface_hub.snapshot_download(hub_id, allow_patterns=_WANTED_FILES)
+            found = huggingface_hub.snapshot_download(hub_id, allow_patterns=wanted)
         except Exception as error:
             _log.exception("%s cannot be downloaded", hub_id)
             reason = f"{hub_id} is no folder here and could not be downloaded"
@@ -144,17 +172,52 @@ def _from_hub(hub_id: str) -> Path:
     return Path(found)
 
 
-def check_weights(folder: Path) -> None:
+def class_defaults(folder: Path) -> dict[str, Any]:
+    """Return what the classes of transformers take for the settings that the model's config leaves out."""
+    config = read_json(folder / "config.json") or {}
+    try:
+        made = CONFIG_MAPPING[config["model_type"]]()
+        found: dict[str, Any] = made.get_text_config().to_dict()
+    except Exception:  # a type that it doesn't know, or that has no defaults
+        return {}
+    return found
+
+
+def check_code(folder: Path) -> None:
     """
-    See that every weight file is whole, before MLX maps it.
+    See that the model is one of mlx-lm's own and brings no code for itself.
 
     Raises:
-        UnfitModel: there is no weight file, or one is truncated, or it is no safetensors file at all.
+        UnfitModel: it does; the message names the file, and the setting that lets it run.
     """
-    files = sorted(folder.glob("*.safetensors"))
+    file = (read_json(folder / "config.json") or {}).get("model_file")
+    if file is not None:
+        raise UnfitModel(_needs_code(str(file)))
+
+
+def check_weights(folder: Path) -> None:
+    """
+    See that every weight file is there and whole, before MLX maps it.
+
+    Raises:
+        UnfitModel: there is no weight file, one is missing or truncated, or it is no safetensors file.
+    """
+    index = read_json(folder / "model.safetensors.index.json") or {}
+    shards = index.get("weight_map")
+    names = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else []
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        more = f" and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
+        raise UnfitModel(
+            f"{len(missing)} of its {len(names)} weight files are missing: "
+            f"{', '.join(missing[:MAX_NAMED])}{more}"
+        )
+    files = sorted(folder.glob(_WEIGHTS))
     if not files:
-        raise UnfitModel("it has no .safetensors weights")
+        raise UnfitModel(f"it has no .safetensors weights, of which mlx-lm reads {_WEIGHTS}")
     for file in files:
+        if not file.is_file():
+            raise UnfitModel(f"{file.name} is a link to a file that is not there")
         if _claimed_size_bytes(file) != file.stat().st_size:
             raise UnfitModel(f"{file.name} is damaged or incomplete")
 
@@ -176,35 +239,108 @@ def _claimed_size_bytes(file: Path) -> int:
     return 8 + int(n_header_bytes) + max(ends, default=0)
 
 
+def check_numbers(model: nn.Module) -> None:
+    """
+    See that the weights are numbers.
+
+    Raises:
+        UnfitModel: some are not; the message names the first array of them.
+    """
+    for name, weights in _weights(model).items():
+        is_real = mx.issubdtype(weights.dtype, mx.floating)
+        if is_real and mx.isnan(weights).any().item():
+            raise UnfitModel(f"its weights are damaged: {name} holds what is no number (NaN)")
+
+
+def _model(folder: Path, *, is_trusted: bool) -> tuple[nn.Module, Any]:
+    """Return the model in *folder*, and the tokens that its files say end an answer."""
+    try:
+        model, config = load_model(folder, trust_remote_code=is_trusted)
+    except Exception as error:
+        _log.exception("the model cannot be loaded")
+        unknown = _UNKNOWN_TYPE.search(str(error))
+        if unknown:
+            version = importlib.metadata.version("mlx-lm")
+            raise UnfitModel(f"mlx-lm {version} knows no model of type {unknown[1]}") from error
+        name = type(error).__name__
+        raise UnfitModel(f"mlx-lm could not load it ({name}); see the log") from error
+    return model, config.get("eos_token_id")
+
+
+def _tokenizer(folder: Path, ends: Any, settings: dict[str, Any]) -> TokenizerWrapper:
+    """Return the tokenizer in *folder*, made with *settings* of transformers."""
+    try:
+        return load_tokenizer(folder, settings, eos_token_ids=ends)
+    except Exception as error:
+        _log.exception("the tokenizer cannot be loaded")
+        classes = (read_json(folder / "tokenizer_config.json") or {}).get("auto_map")
+        named = classes.get("AutoTokenizer") if isinstance(classes, dict) else None
+        named = next(filter(None, named), None) if isinstance(named, list) else named
+        if named and not settings["trust_remote_code"]:
+            raise UnfitModel(_needs_code(f"{str(named).rpartition('.')[0]}.py")) from error
+        name = type(error).__name__
+        raise UnfitModel(f"its tokenizer could not be loaded ({name}); see the log") from error
+
+
+def _needs_code(file: str) -> str:
+    return f"it needs its own code to be run, {file}; TRUST_REMOTE_CODE allows that"
+
+
+def _adapt(model: nn.Module, adapter_path: str) -> None:
+    """Put the LoRA adapter at *adapter_path* upon *model*."""
+    _, folder = locate(adapter_path, "ADAPTER_PATH")
+    for name in _ADAPTER_FILES:
+        if not (folder / name).is_file():
+            raise UnfitModel(f"ADAPTER_PATH leads to no adapter of mlx-lm: it holds no {name}")
+    try:
+        load_adapters(model, str(folder))
+        model.eval()
+        mx.eval(model.parameters())  # type: ignore[no-untyped-call]  # mlx's stubs
+    except Exception as error:
+        _log.exception("the adapter cannot be put upon the model")
+        name = type(error).__name__
+        raise UnfitModel(
+            f"the adapter at ADAPTER_PATH does not fit the model ({name}); see the log"
+        ) from error
+
+
 def sampling_defaults(folder: Path) -> Sampling:
     """
     Return how the model's `generation_config.json` advises to sample.
 
-    Without advice, OpenAI's defaults hold: temperature 1, all tokens.
+    Without advice, OpenAI's defaults hold: temperature 1, all tokens. The tokens that end an answer are the
+    tokenizer's, whom mlx-lm tells those of that file.
     """
-    file = folder / "generation_config.json"
-    advice: dict[str, Any] = {}
-    if file.is_file():
-        try:
-            advice = json.loads(file.read_text("utf-8"))
-        except ValueError:
-            _log.warning("generation_config.json cannot be read and is ignored")
-    if advice.get("do_sample") is False:
-        return Sampling(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
+    try:
+        advice = read_json(folder / "generation_config.json") or {}
+    except UnfitModel:
+        _log.warning("generation_config.json cannot be read and is ignored")
+        advice = {}
 
     def advised(name: str, otherwise: float) -> float:
         value = advice.get(name)
         return float(value) if isinstance(value, int | float) and value >= 0 else otherwise
 
-    return Sampling(
+    suppressed = advice.get("suppress_tokens") or ()
+    sampling = Sampling(
         temperature=advised("temperature", 1.0),
         top_p=advised("top_p", 1.0),
         top_k=int(advised("top_k", 0)),
         min_p=advised("min_p", 0.0),
+        repetition_penalty=advised("repetition_penalty", 1.0) or 1.0,
+        logit_bias=tuple((i, -math.inf) for i in suppressed if isinstance(i, int) and i >= 0),
     )
+    if advice.get("do_sample") is False:
+        return msgspec.structs.replace(sampling, temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
+    return sampling
 
 
 def size_bytes(model: nn.Module) -> int:
     """Return the size of a model's weights."""
-    weights: dict[str, mx.array] = tree_flatten(model.parameters(), destination={})  # type: ignore[assignment, no-untyped-call]  # mlx's stubs
-    return sum(each.nbytes for each in weights.values())
+    return sum(each.nbytes for each in _weights(model).values())
+
+
+def _weights(model: nn.Module) -> dict[str, mx.array]:
+    """Return a model's weights by their names."""
+    found: dict[str, mx.array] = tree_flatten(model.parameters(), destination={})  # type: ignore[assignment, no-untyped-call]  # mlx's stubs
+    return found

@@ -86,7 +86,9 @@ class Prefills:
         ready = [each for each in self.sequences if not each.n_left]
         return [each for each in ready if each is ready[0] or _are_alike(each, ready[0])]
 
-    def next_group(self, n_tokens: int, group_tokens: int) -> list[Sequence]:
+    def next_group(
+        self, n_tokens: int, group_tokens: int, max_padding: int = MAX_UNLIKE
+    ) -> list[Sequence]:
         """
         Return which sequences to prefill together in this step; alone, it may not be to its end.
 
@@ -96,6 +98,7 @@ class Prefills:
         Args:
             n_tokens: most tokens of a step, padding included.
             group_tokens: most tokens of several sequences together.
+            max_padding: by how many tokens what is left of them may differ from what leads.
         """
         self._is_turn_of_oldest = not self._is_turn_of_oldest
         lead = self.sequences[0]
@@ -108,6 +111,7 @@ class Prefills:
             n_wider = max(n_wide, each.n_left)
             fits = n_wider * (len(group) + 1) <= min(n_tokens, group_tokens)
             fits = fits and each is not lead and _are_alike(each, lead)
+            fits = fits and abs(each.n_left - lead.n_left) <= max_padding
             if fits and self._next_stop(each) == len(each.tokens) - 1:
                 group.append(each)
                 n_wide = n_wider

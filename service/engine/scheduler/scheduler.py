@@ -12,6 +12,7 @@ one that came last is preempted: it waits, and is prefilled again with what it h
 from __future__ import annotations
 
 import copy
+import enum
 import logging
 import math
 import time
@@ -33,7 +34,7 @@ from service.engine.scheduler.budget import GROUP_TOKENS, PrefillBudget
 from service.engine.scheduler.echoes import Echoes
 from service.engine.scheduler.lanes import Lane, Lanes
 from service.engine.scheduler.output import StepOutput, Teller
-from service.engine.scheduler.prefill import Prefills
+from service.engine.scheduler.prefill import MAX_UNLIKE, Prefills
 from service.engine.text.answer import AnswerParser
 from service.engine.text.prompt import Prepared
 from service.protocol import Job
@@ -47,6 +48,18 @@ HEADROOM_TOKENS = (
     256  # for which there must be room when a sequence is let in: mlx-lm's caches grow so
 )
 HOLDING = (Status.PREFILL, Status.DECODING)  # when a sequence has a KV cache that counts
+
+
+class Batching(enum.Enum):
+    """
+    What a model can be given at once: mlx-lm's models differ, and some answer wrongly beside others.
+
+    A state that each token moves on may be moved by padding as well, and some caches are of one row alone.
+    """
+
+    PADDED = "its prompts of unlike lengths are read together, the shorter ones padded"
+    EVEN = "its prompts are read together only where they are equally long: padding changes its answers"
+    ALONE = "it answers one request at a time: others beside it would change the answer"
 
 
 class Scheduler:
@@ -69,6 +82,7 @@ class Scheduler:
         window: caches of as many tokens or more can't be shortened; may be infinite.
         context_length: longest prompt and answer together, in tokens.
         sequences: all that are not finished, by ticket, in the order in which they came.
+        batching: what is given to the model at once; set while nothing generates.
     """
 
     def __init__(
@@ -87,7 +101,8 @@ class Scheduler:
     ) -> None:
         self._loaded = loaded
         self._vocabulary = vocabulary
-        self._max_rows = max_rows
+        self._most_rows = max_rows
+        self.batching = Batching.PADDED
         self._caches = caches or Caches(loaded.model, None, None)
         self._prefixes = PrefixCache(max_bytes=0) if prefixes is None else prefixes
         self._sequence_bytes = sequence_bytes or self._caches.n_bytes
@@ -111,6 +126,11 @@ class Scheduler:
     def tickets(self) -> list[int]:
         """The tickets of all sequences that are not finished."""
         return list(self.sequences)
+
+    @property
+    def max_rows(self) -> int:
+        """Most rows at once."""
+        return 1 if self.batching is Batching.ALONE else self._most_rows
 
     @property
     def n_rows(self) -> int:
@@ -261,7 +281,7 @@ class Scheduler:
     def _admit(self) -> None:
         """Let sequences in, first come first served; one whose prefix is being prefilled waits for that."""
         for each in self._waiting.copy():
-            is_full = self.n_rows >= self._max_rows or len(self._prefills.sequences) >= MAX_PREFILLS
+            is_full = self.n_rows >= self.max_rows or len(self._prefills.sequences) >= MAX_PREFILLS
             if is_full or not self._has_room_for(each):
                 return
             if each.cache is None and self._will_match_more(each.ids):
@@ -297,7 +317,8 @@ class Scheduler:
             return
         n_decoding = len(self._lanes.sequences)
         n_tokens = self._budget.n_tokens(len(prefills.sequences) + len(self._waiting), n_decoding)
-        group = prefills.ready_group() or prefills.next_group(n_tokens, GROUP_TOKENS)
+        max_padding = MAX_UNLIKE if self.batching is Batching.PADDED else 0
+        group = prefills.ready_group() or prefills.next_group(n_tokens, GROUP_TOKENS, max_padding)
         began_s = time.monotonic()
         try:
             cache, n_fed = prefills.feed(group, n_tokens)

@@ -65,6 +65,7 @@ class Readiness:
             "id": model_id,
             "state": now.state.value,
             "reason": now.reason,
+            "notes": now.notes,
             "memory": None if now.budget is None else _memory(now.budget),
         }
         _render(resp, {"ready": now.is_ready, "models": [model]})
