@@ -385,6 +385,13 @@ def test_end_of_the_prompt() -> None:
     assert (False, True) == (begun.add_generation_prompt, begun.continue_final_message)
 
 
+def test_final_message_that_says_nothing() -> None:
+    """Nothing was begun, and so the answer is opened as any other."""
+    messages = [*HELLO["messages"], {"role": "assistant", "content": ""}]
+
+    assert chat() == chat(messages=messages, continue_final_message=True)
+
+
 def test_end_of_the_prompt_that_can_not_be() -> None:
     """A begun answer is not opened, and calls can't be gone on with."""
     both = refusal(continue_final_message=True, add_generation_prompt=True)

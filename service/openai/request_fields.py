@@ -154,6 +154,9 @@ def chat(
         raise InvalidRequest(
             "A message that calls tools has ended.", param="continue_final_message"
         )
+    if goes_on and len(turns) > 1 and not (turns[-1].content or turns[-1].reasoning):
+        turns, goes_on = turns[:-1], False  # nothing was begun
+        opens = True
     return Chat(
         turns=tuple(turns),
         tools=tuple(tools),

@@ -49,8 +49,4 @@ def missing_words(turns: Sequence[Turn], text: str) -> set[str]:
     texts = [turn.content or "" for turn in turns]
     calls = [call for turn in turns for call in turn.tool_calls]
     texts += [f"{call.name} {call.arguments}" for call in calls]
-    return set(_words(" ".join(texts))) - set(_words(text))
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[A-Za-z]{2,}", text)
+    return {word for word in re.findall(r"[A-Za-z]{2,}", " ".join(texts)) if word not in text}

@@ -17,7 +17,7 @@ STRICT = """{{ bos_token }}
 {%- if add_generation_prompt %}<assistant>{% endif -%}"""
 
 # The system's text stands in the last turn, if that is the user's; ids of nine; text beside calls is dropped;
-# users and assistants in turns, calls and results not counted: as Mistral's.
+# no empty answers; users and assistants in turns, calls and results not counted: as Mistral's.
 NINE = """{{ bos_token }}
 {%- if messages[0].role == "system" -%}{%- set system = messages[0].content -%}{%- set rest = messages[1:] -%}
 {%- else -%}{%- set rest = messages -%}{%- endif -%}
@@ -34,7 +34,9 @@ NINE = """{{ bos_token }}
 {%- if call.id | length != 9 -%}{{ raise_exception("ids have nine letters") }}{%- endif -%}
 {{- call.function | tojson + call.id -}}
 {%- endfor -%}
-{%- elif message.role == "assistant" -%}{{ message.content + "</s>" }}
+{%- elif message.role == "assistant" -%}
+{%- if message.content == "" -%}{{ raise_exception("says nothing") }}{%- endif -%}
+{{- message.content + "</s>" -}}
 {%- elif message.role == "tool" -%}
 {%- if message.tool_call_id | length != 9 -%}{{ raise_exception("ids have nine letters") }}{%- endif -%}
 [RESULT]{{ message.content + message.tool_call_id }}[/RESULT]
@@ -131,6 +133,17 @@ FIRST = """{%- set found = namespace(question=false) -%}
 {%- if not found.question -%}{{ raise_exception("no question") }}{%- endif -%}
 {%- if add_generation_prompt %}<assistant>{% endif -%}"""
 
+# Tools as a list, if it is an empty one, and each parameter described: as Hermes's and Command-R's for tools.
+LISTED = """{%- for tool in tools -%}{{ tool.function.name }}
+{%- for name, parameter in tool.function.parameters.properties.items() -%}
+{{- name + ": " + parameter.type + " " + parameter.description -}}
+{%- endfor -%}{%- endfor -%}
+{%- for message in messages -%}
+{{- "<" + message.role + ">" + message.content -}}
+{%- for call in message.tool_calls or [] -%}{{ call.function | tojson }}{%- endfor -%}
+{%- endfor -%}
+{%- if add_generation_prompt %}<assistant>{% endif -%}"""
+
 # Two by name: the plain one knows no tools, as Command-R's and Hermes's.
 NAMED = {"default": STRICT, "tool_use": SINGLE}
 
@@ -144,5 +157,6 @@ TEMPLATES: dict[str, str | dict[str, str]] = {
     "in_system": IN_SYSTEM,
     "silent": SILENT,
     "first": FIRST,
+    "listed": LISTED,
     "named": NAMED,
 }

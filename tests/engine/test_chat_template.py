@@ -192,7 +192,7 @@ def test_there_is_no_opening_without_a_generation_prompt(templates: Templates) -
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@pytest.mark.parametrize("text", ["Once upon", "Once upon ", ""])
+@pytest.mark.parametrize("text", ["Once upon", "Once upon "])
 def test_final_message_is_gone_on_with(name: str, text: str, templates: Templates) -> None:
     """The prompt ends where the message does, space included."""
     chat = Chat((ASK, Turn("assistant", text)), continue_final_message=True)

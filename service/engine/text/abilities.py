@@ -41,6 +41,7 @@ class Abilities:
         lone_system: a system turn without any user's.
         neighbours: two turns of one role in a row.
         answer_first: the assistant's turn before any user's.
+        empty_answer: an assistant's turn that says nothing.
         calls: an assistant turn with a call.
         several_calls: an assistant turn with several.
         results: turns of the role tool.
@@ -53,6 +54,8 @@ class Abilities:
         thoughts: the key under which it takes what an assistant turn thought; None: it takes no thoughts.
         thoughts_beside_text: it takes thoughts where there are text and calls, too.
         tools_in_system: it takes tools not by themselves, but as the system turn's `tools`, in JSON text.
+        described_parameters: it takes tools only with a description of each parameter.
+        empty_tools: where there are no tools, it wants an empty list of them.
     """
 
     system: bool = True
@@ -60,6 +63,7 @@ class Abilities:
     lone_system: bool = True
     neighbours: bool = True
     answer_first: bool = True
+    empty_answer: bool = True
     calls: bool = True
     several_calls: bool = True
     results: bool = True
@@ -71,6 +75,8 @@ class Abilities:
     thoughts: str | None = None
     thoughts_beside_text: bool = True
     tools_in_system: bool = False
+    described_parameters: bool = False
+    empty_tools: bool = False
 
     @property
     def any_order(self) -> bool:
@@ -81,19 +87,24 @@ class Abilities:
             and self.lone_system
             and self.neighbours
             and self.answer_first
+            and self.empty_answer
         )
 
+    @property
+    def plainest(self) -> Abilities:
+        """What any template takes: users and assistants in turns, with text; tools as this one does."""
+        return replace(
+            self,
+            system=False,
+            later_system=False,
+            lone_system=False,
+            neighbours=False,
+            answer_first=False,
+            empty_answer=False,
+            calls=False,
+            results=False,
+        )
 
-# What any template takes: users and assistants in turns, with text.
-PLAINEST = Abilities(
-    system=False,
-    later_system=False,
-    lone_system=False,
-    neighbours=False,
-    answer_first=False,
-    calls=False,
-    results=False,
-)
 
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 
@@ -130,17 +141,23 @@ class _Probe:
         self._render = render
 
     def abilities(self, *, with_tool: bool) -> Abilities:
-        found = Abilities()
-        if with_tool:
-            found = self._tools(found)
+        found = self._tools(with_tool=with_tool)
         found = self._calls(found)
         found = self._thoughts(found)
         return self._order(found)
 
-    def _tools(self, found: Abilities) -> Abilities:
-        in_system = replace(found, tools_in_system=True)
-        is_dropped = TOOL_NAME not in self._rendered(found, _ASK)
-        return in_system if is_dropped and TOOL_NAME in self._rendered(in_system, _ASK) else found
+    def _tools(self, *, with_tool: bool) -> Abilities:
+        """Find how tools are to be given, or how it is to be said that there are none."""
+        ways = [Abilities(), Abilities(empty_tools=True)]
+        word = _ASK.content or ""
+        if with_tool:
+            ways = [
+                Abilities(),
+                Abilities(tools_in_system=True),
+                Abilities(described_parameters=True),
+            ]
+            word = TOOL_NAME
+        return next((way for way in ways if word in self._rendered(way, _ASK)), ways[0])
 
     def _calls(self, found: Abilities) -> Abilities:
         """Find how calls are to be written, and what may stand beside them."""
@@ -148,12 +165,13 @@ class _Probe:
             replace(found, arguments_as_text=as_text, null_beside_calls=null, short_ids=short)
             for short, null, as_text in itertools.product((False, True), repeat=3)
         ]
-        seen = [way for way in ways if self._shows(way, _ASK, _CALLING)]
-        clean = [way for way in seen if self._is_clean(way)]
+        chats: list[tuple[Turn, ...]] = [(_ASK, _CALLING, _RESULT), (_ASK, _CALLING)]
+        seen = [(way, chat) for chat in chats for way in ways if self._shows(way, *chat)]
         if not seen:
             has_results = self._shows(found, _ASK, _REPLY, _RESULT)
             return replace(found, calls=False, several_calls=False, results=has_results)
-        found = (clean or seen)[0]
+        clean = [way for way, chat in seen if _is_clean(self._rendered(way, *chat))]
+        found = clean[0] if clean else seen[0][0]
         several = structs.replace(_CALLING, tool_calls=(_CALL, _OTHER_CALL))
         has_results = self._shows(found, _ASK, _CALLING, _RESULT)
         results = (_RESULT, _OTHER_RESULT) if has_results else ()
@@ -164,11 +182,6 @@ class _Probe:
             user_after_result=self._shows(found, _ASK, _CALLING, _RESULT, _ASK_AGAIN),
         )
         return replace(found, text_beside_calls=self._place_of_text(found))
-
-    def _is_clean(self, way: Abilities) -> bool:
-        """Whether arguments are JSON in the prompt: no Python, and no text within a text."""
-        text = self._rendered(way, _ASK, _CALLING)
-        return f"'{_KEY}'" not in text and f'\\"{_KEY}' not in text
 
     def _place_of_text(self, found: Abilities) -> Literal["together", "before", "after"]:
         results = (_RESULT,) if found.results else ()
@@ -211,6 +224,7 @@ class _Probe:
             neighbours=self._shows(found, _ASK, _ASK_AGAIN)
             and self._shows(found, _ASK, _REPLY, _OTHER_REPLY, _ASK_AGAIN),
             answer_first=self._shows(found, *begun, _REPLY, _ASK),
+            empty_answer=self._shows(found, _ASK, Turn("assistant", ""), _ASK_AGAIN),
         )
 
     def _shows(self, abilities: Abilities, *turns: Turn) -> bool:
@@ -224,6 +238,11 @@ class _Probe:
             return self._render(turns, abilities)
         except REFUSALS:
             return ""
+
+
+def _is_clean(text: str) -> bool:
+    """Whether a call's arguments are JSON in a prompt: no Python, and no text within a text."""
+    return f"'{_KEY}'" not in text and f'\\"{_KEY}' not in text
 
 
 def _words(turn: Turn) -> Iterator[str]:

@@ -26,7 +26,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from msgspec.structs import replace
 
 from service.engine.model.vocabulary import special_tokens
-from service.engine.text.abilities import PLAINEST, REFUSALS, TOOL_NAME, Abilities, probe
+from service.engine.text.abilities import REFUSALS, TOOL_NAME, Abilities, probe
 from service.engine.text.fitting import fit
 from service.protocol import Chat, Tool, ToolCall, Turn
 
@@ -36,7 +36,7 @@ _WORD = re.compile(r"\w+")
 _N_LOOKED_AT = (
     200  # characters of a message in which a word is chosen that must be in the prompt; taste
 )
-_TOOL = Tool(TOOL_NAME, TOOL_NAME, '{"type": "object", "properties": {}}')
+_TOOL = Tool(TOOL_NAME, TOOL_NAME, '{"type": "object", "properties": {"a": {"type": "integer"}}}')
 
 Escape = Callable[[str], str]
 Message = dict[str, Any]
@@ -152,10 +152,13 @@ class ChatTemplate:
     def _text(self, turns: Sequence[Turn], settings: _Settings, chat: Chat) -> str:
         """Return the prompt of *turns*: as the template takes them, and where it doesn't, as any does."""
         refusals: list[Exception] = []
-        for abilities in (self._abilities[bool(chat.tools)], PLAINEST):
+        own = self._abilities[bool(chat.tools)]
+        for abilities in (own, own.plainest):
             try:
                 fitted = fit(turns, abilities)
                 if chat.continue_final_message:
+                    if fitted[-1].role != turns[-1].role:
+                        raise LostTurn(turns[-1])
                     text = self._begun(fitted, abilities, settings)
                 else:
                     text = self._apply(fitted, abilities, settings)
@@ -180,10 +183,13 @@ class ChatTemplate:
         """Return what the template makes of *turns* as they are."""
         messages = [_turn_as_dict(turn, abilities) for turn in turns]
         options = dict(settings.options)
-        if settings.tools:
-            options["tools"] = settings.tools
-            if abilities.tools_in_system:
-                messages = _with_tools_in_system(messages, settings.tools)
+        tools = settings.tools
+        if abilities.described_parameters:
+            tools = [_with_descriptions(tool) for tool in tools]
+        if tools or abilities.empty_tools:
+            options["tools"] = tools
+        if tools and abilities.tools_in_system:
+            messages = _with_tools_in_system(messages, tools)
         text = self._tokenizer.apply_chat_template(
             messages,
             **options,
@@ -316,6 +322,20 @@ def _tool_as_dict(tool: Tool, escape: Escape) -> dict[str, Any]:
         "parameters": _each_text(json.loads(tool.parameters), escape),
     }
     return {"type": "function", "function": function}
+
+
+def _with_descriptions(tool: dict[str, Any]) -> dict[str, Any]:
+    """Return *tool* with an empty description of each parameter that has none."""
+    function = tool["function"]
+    properties = function["parameters"].get("properties")
+    if not isinstance(properties, dict):
+        return tool
+    described = {
+        name: {"description": ""} | schema if isinstance(schema, dict) else schema
+        for name, schema in properties.items()
+    }
+    parameters = function["parameters"] | {"properties": described}
+    return tool | {"function": function | {"parameters": parameters}}
 
 
 def _with_tools_in_system(messages: list[Message], tools: list[dict[str, Any]]) -> list[Message]:

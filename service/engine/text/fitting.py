@@ -24,12 +24,14 @@ def fit(turns: Sequence[Turn], abilities: Abilities) -> list[Turn]:
         return list(turns)
     found: Iterable[Turn] = _with_thoughts(_with_results_in_order(turns), abilities)
     found = _with_systems(found, abilities)
+    if not abilities.empty_answer:
+        found = (turn for turn in found if not _is_empty_answer(turn))
     if not abilities.calls:
         found = map(_calls_in_words, found)
     if not abilities.results:
         found = map(_result_in_words, found)
     elif not abilities.user_after_result:
-        found = _with_answers_to_results(found)
+        found = _with_answers_to_results(found, "" if abilities.empty_answer else " ")
     if not abilities.several_calls:
         found = _with_single_calls(list(found))
     if abilities.text_beside_calls == "before":
@@ -140,12 +142,16 @@ def _result_in_words(turn: Turn) -> Turn:
     return Turn("user", text)
 
 
-def _with_answers_to_results(turns: Iterable[Turn]) -> Iterator[Turn]:
-    """Yield *turns*, with an empty answer wherever a user's turn follows a tool's."""
+def _is_empty_answer(turn: Turn) -> bool:
+    return turn.role == "assistant" and not (turn.content or turn.tool_calls or turn.reasoning)
+
+
+def _with_answers_to_results(turns: Iterable[Turn], answer: str) -> Iterator[Turn]:
+    """Yield *turns*, with an *answer* that says nothing wherever a user's turn follows a tool's."""
     role = ""
     for turn in turns:
         if role == "tool" and turn.role == "user":
-            yield Turn("assistant", "")
+            yield Turn("assistant", answer)
         role = turn.role
         yield turn
 
