@@ -9,6 +9,7 @@ from typing import Any
 from falcon.asgi import App
 
 from service import settings as options
+from service.catalog.resolve import Names
 from service.fleet.admission import Admission
 from service.fleet.lifecycle import Lifecycle
 from service.fleet.supervisor import Supervisor
@@ -17,6 +18,7 @@ from service.settings import Settings
 from service.telemetry import Metrics, configure_logging
 from service.web import failures
 from service.web.archive import Archive
+from service.web.cors import Cors
 from service.web.edge import Edge
 from service.web.guard import Guard
 from service.web.intake import Intake
@@ -42,8 +44,9 @@ def create_app(settings: Settings) -> Edge:
     admission = Admission(
         settings.max_concurrency, settings.queue_size, settings.queue_timeout_s, metrics
     )
-    intake = Intake(supervisor, admission, metrics)
-    models = Models(lifecycle)
+    names = Names(dict(settings.model_aliases), settings.any_model_name)
+    intake = Intake(supervisor, admission, metrics, names)
+    models = Models(lifecycle, names)
     messages = Messages(intake)
     responses = Responses(intake, Archive())
     routes: list[tuple[str, Any, dict[str, str]]] = [
@@ -73,7 +76,7 @@ def create_app(settings: Settings) -> Edge:
     failures.install(app)
     for path, resource, how in routes:
         app.add_route(path, resource, **how)
-    lifespan.edge = Edge(app, metrics)
+    lifespan.edge = Edge(app, metrics, Cors(settings.allowed_origins))
     return lifespan.edge
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,43 +101,56 @@ def _at(document: Any, path: Sequence[str | int]) -> Any:
     return document
 
 
-def _localized(node: Any, owner: str) -> Any:
-    """Return *node* with each reference to a sibling file turned into one inside the document."""
-    if isinstance(node, dict):
-        return {
-            key: _local_reference(value, owner) if key == "$ref" else _localized(value, owner)
-            for key, value in node.items()
-        }
-    if isinstance(node, list):
-        return [_localized(item, owner) for item in node]
-    return node
+# Steps of a JSON Pointer that give a part of a schema no name.
+_UNNAMED = frozenset({"", "$defs", "properties", "items", "then"})
 
 
-def _local_reference(reference: str, owner: str) -> str:
-    file, _, pointer = reference.partition("#")
-    if not file and not owner:
-        return reference
-    name = Path(file).name.removesuffix(SUFFIX) if file else owner
-    return f"#/components/schemas/{name}{pointer}"
+def component(name: str, pointer: str = "") -> str:
+    """Return what the OpenAPI document calls the schema *name*, or the part of it at *pointer*."""
+    steps = [name, *(step for step in pointer.split("/") if step not in _UNNAMED)]
+    words = itertools.chain.from_iterable(re.split(r"[-_]", step) for step in steps)
+    return "".join(word[:1].upper() + word[1:] for word in words)
 
 
-def _references(node: Any) -> Iterator[str]:
-    """Yield every reference in *node*."""
-    if isinstance(node, dict):
-        if "$ref" in node:
-            yield node["$ref"]
-        node = list(node.values())
-    if isinstance(node, list):
-        for inner in node:
-            yield from _references(inner)
+class _Bundle:
+    """
+    The schemas that a document needs, each part that is referred to as a component of its own.
 
+    Generators of clients can't follow a reference into a component, nor one that has constraints beside it.
+    """
 
-def _add_needed(node: Any, names: set[str]) -> None:
-    """Add to *names* the schemas whose files *node* refers to, and those that they refer to."""
-    files = (reference.partition("#")[0] for reference in _references(node))
-    for name in {Path(file).name.removesuffix(SUFFIX) for file in files if file} - names:
-        names.add(name)
-        _add_needed(schemas()[name], names)
+    def __init__(self) -> None:
+        self.components: dict[str, Any] = {}
+        self._places: dict[str, tuple[str, str]] = {}
+
+    def localized(self, node: Any, owner: str) -> Any:
+        """Return *node*, a part of the schema *owner* or the document itself, that refers to components."""
+        if isinstance(node, list):
+            return [self.localized(item, owner) for item in node]
+        if not isinstance(node, dict):
+            return node
+        found = {key: self.localized(value, owner) for key, value in node.items() if key != "$ref"}
+        if "$ref" not in node:
+            return found
+        reference = {"$ref": self._localized_reference(node["$ref"], owner)}
+        if found.keys() <= {"description"}:
+            return reference | found
+        return {"allOf": [reference, found]}
+
+    def _localized_reference(self, reference: str, owner: str) -> str:
+        file, _, pointer = reference.partition("#")
+        if not file and not owner:
+            return reference
+        place = (Path(file).name.removesuffix(SUFFIX) or owner, pointer)
+        name = component(*place)
+        if self._places.setdefault(name, place) != place:
+            raise ValueError(f"{place} and {self._places[name]} would both be {name}")
+        if name not in self.components:
+            self.components[name] = None  # it may refer to itself
+            part = _at(schemas()[place[0]], pointer.split("/")[1:])
+            own = {key: part[key] for key in part if key not in {"$defs", "$schema"}}
+            self.components[name] = self.localized(own, place[0])
+        return f"#/components/schemas/{name}"
 
 
 @functools.cache
@@ -145,9 +159,8 @@ def openapi() -> dict[str, Any]:
     import yaml
 
     document = yaml.safe_load((FOLDER / "openapi.yaml").read_text("utf-8"))
-    names: set[str] = set()
-    _add_needed(document, names)
-    bundled: dict[str, Any] = _localized(document, "")
-    components = bundled.setdefault("components", {}).setdefault("schemas", {})
-    components.update({name: _localized(schemas()[name], name) for name in sorted(names)})
-    return bundled
+    bundle = _Bundle()
+    bundle.localized(document["components"].pop("schemas"), "")
+    found: dict[str, Any] = bundle.localized(document, "")
+    found["components"]["schemas"] = dict(sorted(bundle.components.items()))
+    return found

@@ -4,7 +4,8 @@ The error tree: what can go wrong, in the words of the domain.
 ServiceError
 ├── ClientError (4xx, the caller can mend it; `param` names the place)
 │   ├── InvalidRequest            400  invalid_value and finer codes
-│   │   └── UnsupportedParameter  400  unsupported_parameter
+│   │   ├── UnsupportedParameter  400  unsupported_parameter
+│   │   └── PromptTooLong         400  context_length_exceeded
 │   ├── Unauthorized              401  invalid_api_key
 │   ├── ModelNotFound             404  model_not_found
 │   ├── ResponseNotFound          404  response_not_found
@@ -79,10 +80,28 @@ class UnsupportedParameter(InvalidRequest):
     code = "unsupported_parameter"
 
 
+class PromptTooLong(InvalidRequest):
+    """
+    Prompt and one token of an answer do not fit into the context.
+
+    Attributes:
+        n_tokens: the prompt's.
+        max_tokens: how many it could have.
+    """
+
+    code = "context_length_exceeded"
+
+    def __init__(self, message: str, n_tokens: int, max_tokens: int, *, param: str | None) -> None:
+        super().__init__(message, param=param)
+        self.n_tokens = n_tokens
+        self.max_tokens = max_tokens
+
+
 class Unauthorized(ClientError):
     """A key is configured, and the request carries none or another."""
 
     status = 401
+    type = "authentication_error"
     code = "invalid_api_key"
 
 

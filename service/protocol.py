@@ -360,12 +360,18 @@ class Accepted(Message, frozen=True):
 
 
 class Rejected(Message, frozen=True):
-    """The job cannot run, or go on, by the caller's fault."""
+    """
+    The job cannot run, or go on, by the caller's fault.
+
+    Attributes:
+        overflow: of a prompt that is too long, its tokens and how many it could have.
+    """
 
     ticket: int
     message: str
     param: str | None
     code: str
+    overflow: tuple[int, int] | None = None
 
 
 class Cancelled(Message, frozen=True):

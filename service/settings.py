@@ -11,6 +11,7 @@ import dataclasses
 import ipaddress
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,6 +58,42 @@ class Key(click.types.StringParamType):
                 "a key is not empty and has no space around it; unset it for none.", param, ctx
             )
         return super().convert(value, param, ctx)
+
+
+class Listed(click.ParamType[Any]):
+    """One of several values, which a variable takes with commas or spaces between."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """Return the values in a variable."""
+        return re.split(r"[\s,]+", rv.strip(", \t\n"))
+
+
+class Alias(Listed):
+    """A further name for a model, NAME=ID."""
+
+    name = "NAME=ID"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Return the name and the id; fails if one is missing."""
+        name, _, model_id = str(value).partition("=")
+        if not name or not model_id:
+            self.fail(f"{value!r} is not NAME=ID.", param, ctx)
+        return name, model_id
+
+
+class Origin(Listed):
+    """Where a web page comes from, as browsers write it, or `*` for anywhere."""
+
+    name = "ORIGIN"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the origin in lower case; fails with the forms that one has."""
+        origin = str(value).lower()
+        if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#@\s]+", origin):
+            self.fail(f"{value!r} is not scheme://host, scheme://host:port or *.", param, ctx)
+        return origin
 
 
 class Option(click.Option):
@@ -110,6 +147,14 @@ class Settings:
         "MLX_WARMUP", "--mlx-warmup", click.BOOL, True,
         "Run a real prefill and decode steps before the model counts as warmed up.",
     )  # fmt: skip
+    model_aliases: tuple[tuple[str, str], ...] = _option(
+        "MODEL_ALIASES", "--model-alias", Alias(), (),
+        "Further names for models, each NAME=ID: as a flag several times, as a variable with commas between.",
+    )  # fmt: skip
+    any_model_name: bool = _option(
+        "ANY_MODEL_NAME", "--any-model-name", click.BOOL, False,
+        "Answer with the only model that is served, whatever model a request names.",
+    )  # fmt: skip
     host: str = _option(
         "SERVER_HOST", "--host", click.STRING, "127.0.0.1",
         "Address to listen on. Only python -m service reads it.",
@@ -137,6 +182,11 @@ class Settings:
     api_key: str | None = _option(
         "API_KEY", "--api-key", Key(), None,
         "Key that all requests but probes must carry, as a bearer token or as x-api-key. None: no key.",
+    )  # fmt: skip
+    allowed_origins: tuple[str, ...] = _option(
+        "ALLOWED_ORIGINS", "--allowed-origin", Origin(), (),
+        "Origins of web pages that may read answers (CORS), such as https://chat.example, or * for all: as a "
+        "flag several times, as a variable with commas between. None: no page may.",
     )  # fmt: skip
     allow_grammars: bool = _option(
         "ALLOW_GRAMMARS", "--allow-grammars", click.BOOL, False,
@@ -214,7 +264,8 @@ def command(run: Callable[[Settings], None]) -> click.Command:
             default=option.default,
             envvar=option.metadata["env"],
             show_envvar=True,
-            show_default=option.default is not None,
+            show_default=option.default not in (None, ()),
+            multiple=option.default == (),
             help=option.metadata["help"],
         )
         for option in OPTIONS

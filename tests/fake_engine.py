@@ -234,7 +234,8 @@ def tokenize(engine: Engine, ticket: int, text: str) -> None:
 
 def reject(engine: Engine, ticket: int, text: str) -> None:
     """Refuse the job."""
-    engine.send(Rejected(ticket, "Too long.", "messages", "context_length_exceeded"))
+    overflow = (5000, CARD.context_length - 1)
+    engine.send(Rejected(ticket, "Too long.", "messages", "context_length_exceeded", overflow))
 
 
 def fail(engine: Engine, ticket: int, text: str) -> None:

@@ -26,6 +26,9 @@ API_OPTIONS = {
     "queue_timeout_s",
     "queue_size",
     "api_key",
+    "model_aliases",
+    "any_model_name",
+    "allowed_origins",
 }
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from service import contracts
 from service.errors import InvalidRequest, UnsupportedParameter
+from service.openai import custom_tools
 from service.openai.chat import (
     MAX_MESSAGES,
     NOT_IMPLEMENTED,
@@ -47,10 +48,12 @@ SUPPORTED = {
     "presence_penalty", "repetition_penalty", "logit_bias", "logprobs", "top_logprobs", "tools",
     "tool_choice", "parallel_tool_calls", "response_format", "structured_outputs", "guided_json",
     "guided_regex", "guided_choice", "guided_grammar", "reasoning_effort", "chat_template_kwargs",
-    "priority", "min_tokens", "add_generation_prompt", "continue_final_message",
+    "priority", "json_schema", "min_tokens", "add_generation_prompt", "continue_final_message",
 }  # fmt: skip
 # What changes nothing whatever its value: notes of the client.
 IGNORED = {"user", "metadata", "store"}
+# What changes nothing but is told, unless it says what holds anyway.
+TOLD = {"verbosity"}
 
 
 def parsed(card: ModelCard = CARD, /, **change: Any) -> ChatRequest:
@@ -235,8 +238,8 @@ def test_every_documented_field_has_its_fate() -> None:
     """No field of the contract is silently ignored: supported, refused, or known to change nothing."""
     fields = contracts.schemas()["chat-request"]["properties"].keys()
 
-    assert set() == fields - SUPPORTED - IGNORED - NOT_IMPLEMENTED.keys()
-    assert set() == (SUPPORTED | IGNORED) & NOT_IMPLEMENTED.keys()
+    assert set() == fields - SUPPORTED - IGNORED - TOLD - NOT_IMPLEMENTED.keys()
+    assert set() == (SUPPORTED | IGNORED | TOLD) & NOT_IMPLEMENTED.keys()
 
 
 @pytest.mark.parametrize(
@@ -246,8 +249,9 @@ def test_every_documented_field_has_its_fate() -> None:
         ("audio", {}),
         ("function_call", {"name": "f"}),
         ("functions", [{"name": "f"}]),
+        ("grammar", "root ::= x"),
         ("modalities", ["text", "audio"]),
-        ("verbosity", "low"),
+        ("moderation", {"model": "m"}),
         ("web_search_options", {}),
     ],
 )
@@ -480,6 +484,106 @@ def test_tool_arguments_when_no_object(arguments: str) -> None:
     messages = [HELLO["messages"][0], {"role": "assistant", "tool_calls": [CALL, call]}]
 
     assert "messages.1.tool_calls.1.function.arguments" == refusal(messages=messages).param
+
+
+CUSTOM: dict[str, Any] = {"type": "custom", "custom": {"name": "run", "description": "Runs it."}}
+REGEX = {"type": "grammar", "grammar": {"syntax": "regex", "definition": "[a-z]+"}}
+
+
+def input_of(tool: Tool) -> Any:
+    """Return the schema of the one argument that a custom tool has."""
+    schema = json.loads(tool.parameters)
+    assert ["input"] == schema["required"] == list(schema["properties"])
+    assert schema["additionalProperties"] is False
+    return schema["properties"]["input"]
+
+
+def test_custom_tool_is_a_function_of_one_text() -> None:
+    """The model is told its name and words, and of a regex, which it then keeps to."""
+    asked = parsed(
+        tools=[CUSTOM, {"type": "custom", "custom": {"name": "g", "format": REGEX}}, ADD]
+    )
+    assert isinstance(asked.jobs[0].prompt, Chat)
+    free, formed, function = asked.jobs[0].prompt.tools
+
+    assert ("run", "Runs it.", False) == (free.name, free.description, free.strict)
+    assert "string" == input_of(free)["type"]
+    assert "pattern" not in input_of(free)
+    assert ("^(?:[a-z]+)$", True) == (input_of(formed)["pattern"], formed.strict)
+    assert TOOLS[0] == function
+    assert {"run", "g"} == asked.custom_tools
+
+
+def test_custom_tool_with_a_grammar() -> None:
+    """No JSON Schema can say it, so it is refused by name rather than forgotten."""
+    grammar = {"type": "grammar", "grammar": {"syntax": "lark", "definition": "start: A"}}
+    tool = {"type": "custom", "custom": {"name": "g", "format": grammar}}
+    error = refusal(tools=[ADD, tool])
+
+    assert ("unsupported_parameter", "tools.1.custom.format") == (error.code, error.param)
+
+
+def test_custom_tool_is_called_and_its_call_given_back() -> None:
+    """The text comes out of the arguments, whole and streamed, and goes back into them."""
+    call = ToolCall("c1", "run", '{"input": "ls -l\\n"}')
+    answer = ChatAnswer("m", Usage(1), custom_tools=frozenset({"run"}))
+    message = answer.completion([[Delta(1, "", 1, "tool_calls", tool_calls=(call,))]])
+    contracts.check("chat-completion", message)
+    (told,) = message["choices"][0]["message"]["tool_calls"]
+    chunk = answer.chunk(0, Delta(1, "", 1, tool_calls=(call,)))
+    contracts.check("chat-completion-chunk", chunk)
+
+    assert {"id": "c1", "type": "custom", "custom": {"name": "run", "input": "ls -l\n"}} == told
+    assert [{"index": 0} | told] == chunk["choices"][0]["delta"]["tool_calls"]
+    assert (Turn("assistant", None, tool_calls=(call,)),) == turns(
+        {"role": "assistant", "tool_calls": [told]}
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [('{"input": ""}', ""), ('{"input": 7}', '{"input": 7}'), ("ls", "ls"), ("[]", "[]")],
+)
+def test_custom_tool_when_the_model_writes_something_else(arguments: str, text: str) -> None:
+    """What isn't the one argument is what it said, and so it is told."""
+    assert text == custom_tools.text_in(arguments)
+
+
+@pytest.mark.parametrize(
+    ("choice", "offered", "demanded"),
+    [
+        ({"type": "custom", "custom": {"name": "run"}}, ["add", "run"], ("run",)),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [CUSTOM]}}, ["run"], ()),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [ADD]}}, ["add"],
+         ("add",)),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}, [], ()),
+    ],
+)  # fmt: skip
+def test_choice_among_tools(choice: Any, offered: list[str], demanded: tuple[str, ...]) -> None:
+    """A custom tool can be demanded like a function; of all tools some may be allowed."""
+    asked = parsed(tools=[ADD, CUSTOM], tool_choice=choice).jobs[0]
+    assert isinstance(asked.prompt, Chat)
+
+    assert (offered, demanded) == ([tool.name for tool in asked.prompt.tools], asked.must_call)
+
+
+@pytest.mark.parametrize(("mode", "tools"), [("auto", [NOW]), ("required", [])])
+def test_choice_among_tools_that_cannot_be_met(mode: str, tools: list[Any]) -> None:
+    """One that isn't offered can't be allowed, and of none at all none can be demanded."""
+    allowed = {"mode": mode, "tools": tools}
+    choice = {"type": "allowed_tools", "allowed_tools": allowed}
+
+    assert "tool_choice" == refusal(tools=[ADD], tool_choice=choice).param
+
+
+def test_hints_that_change_nothing_are_told() -> None:
+    """A model that doesn't think can't be asked to; none is told how much to say."""
+    hints = {"reasoning_effort": "high", "verbosity": "low"}
+
+    assert parsed(PLAIN_CARD).jobs == parsed(PLAIN_CARD, **hints).jobs
+    assert ("reasoning_effort", "verbosity") == parsed(PLAIN_CARD, **hints).ignored
+    assert ("verbosity",) == parsed(**hints).ignored
+    assert () == parsed(verbosity="medium", reasoning_effort="none").ignored
 
 
 DELTAS = [

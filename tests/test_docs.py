@@ -40,7 +40,7 @@ def settings_table() -> list[str]:
         cells = (
             f"`{option.metadata['env']}`",
             f"`{option.metadata['flag']}`",
-            "none" if default is None else shown,
+            "none" if default in (None, ()) else shown,
             option.metadata["help"],
         )
         rows.append(f"| {' | '.join(cells)} |")

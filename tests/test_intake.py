@@ -8,13 +8,15 @@ from typing import Any, cast
 
 import pytest
 
+from service.catalog.resolve import Names
 from service.errors import EngineDied, ModelNotFound, ModelNotReady, QueueFull
 from service.fleet.admission import Admission
 from service.fleet.lifecycle import Lifecycle
 from service.fleet.supervisor import Supervisor
 from service.fleet.ticket import Ticket
-from service.protocol import Budget, Delta, Job, ModelCard, Text
+from service.protocol import Accepted, Budget, Delta, Job, ModelCard, Text
 from service.telemetry import Metrics
+from service.web import sse
 from service.web.intake import Intake, collect
 
 CARD = ModelCard("org/gemma-3-4b", "gemma", "A model.", 8192, 1)
@@ -37,10 +39,13 @@ class Engine:
         self.error: ModelNotReady | None = None
 
     def submit(self, jobs: Sequence[Job]) -> Ticket:
-        """Hand out a ticket."""
+        """Hand out a ticket whose jobs are accepted, each with a longer prompt."""
         if self.error is not None:
             raise self.error
-        return Ticket(range(len(jobs)), self.closed.append)
+        ticket = Ticket(range(len(jobs)), self.closed.append)
+        for number in ticket.numbers:
+            ticket.put(Accepted(number, number + 3))
+        return ticket
 
     def be_ready(self) -> None:
         """Have the model in memory."""
@@ -55,7 +60,10 @@ class Case:
         self.engine = Engine()
         self.metrics = Metrics()
         self.intake = Intake(
-            cast(Supervisor, self.engine), Admission(1, 1, 5.0, self.metrics), self.metrics
+            cast(Supervisor, self.engine),
+            Admission(1, 1, 5.0, self.metrics),
+            self.metrics,
+            Names({"gpt-4": CARD.id}),
         )
 
     @property
@@ -82,6 +90,7 @@ def test_card_by_any_of_its_names() -> None:
     case.engine.be_ready()
 
     assert CARD == case.intake.card("gemma") == case.intake.card(CARD.id)
+    assert CARD == case.intake.card("gpt-4") == case.intake.card(None)
     with pytest.raises(ModelNotFound):
         case.intake.card("llama")
 
@@ -91,8 +100,9 @@ def test_submit_holds_a_permit_until_the_request_ends() -> None:
     case, req = Case(), request()
 
     async def scenario() -> None:
-        ticket = await case.intake.submit(req, CARD, JOBS, 0)
+        ticket, lengths = await case.intake.submit(req, CARD, JOBS, 0).accepted()
         assert (range(2), 1) == (ticket.numbers, case.n_permits_in_use)
+        assert (3, 4) == lengths
         assert 0 <= ticket.waited_s < 1
         leave(req)
 
@@ -106,13 +116,13 @@ def test_submit_waits_for_its_turn() -> None:
     case, first, second = Case(), request(), request()
 
     async def scenario() -> float:
-        await case.intake.submit(first, CARD, JOBS, 0)
-        waiting = asyncio.create_task(case.intake.submit(second, CARD, JOBS, 0))
+        await case.intake.submit(first, CARD, JOBS, 0).accepted()
+        waiting = case.intake.submit(second, CARD, JOBS, 0)
         await asyncio.sleep(0.05)
         with pytest.raises(QueueFull):
-            await case.intake.submit(request(), CARD, JOBS, -1)
+            await case.intake.submit(request(), CARD, JOBS, -1).accepted()
         leave(first)
-        return (await waiting).waited_s
+        return (await waiting.accepted())[0].waited_s
 
     assert 0.04 < asyncio.run(scenario()) < 5
     leave(second)
@@ -125,13 +135,76 @@ def test_submit_when_the_engine_is_gone() -> None:
     case.engine.error = ModelNotReady("gone")
 
     async def scenario() -> None:
-        await case.intake.submit(req, CARD, JOBS, 0)
+        with pytest.raises(ModelNotReady):
+            await case.intake.submit(req, CARD, JOBS, 0).accepted()
+        assert 1 == case.n_permits_in_use
+        leave(req)
+        assert (0, []) == (case.n_permits_in_use, case.engine.closed)
 
-    with pytest.raises(ModelNotReady):
-        asyncio.run(scenario())
-    assert 1 == case.n_permits_in_use
-    leave(req)
-    assert (0, []) == (case.n_permits_in_use, case.engine.closed)
+    asyncio.run(scenario())
+
+
+def test_stream_begins_at_once_when_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is accepted, or refused, is known before a stream begins, however soon pings would come."""
+    monkeypatch.setattr(sse, "PING_S", 0.0)
+    case, req = Case(), request()
+
+    async def scenario() -> None:
+        submission = case.intake.submit(req, CARD, JOBS, 0)
+        await asyncio.sleep(0)
+        await submission.begin_stream()
+        assert [] == [ping async for ping in submission.pings()]
+        await case.intake.submit(request(), CARD, JOBS, 0).begin_stream()  # the one place is taken
+        full = case.intake.submit(request(), CARD, JOBS, 0)
+        await asyncio.sleep(0.01)
+        with pytest.raises(QueueFull):
+            await full.begin_stream()
+        leave(req)
+
+    asyncio.run(scenario())
+
+
+def test_stream_begins_and_pings_when_it_waits_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many clients give up when they hear nothing: the stream is open while its request is in the queue."""
+    monkeypatch.setattr(sse, "PING_S", 0.02)
+    case, first, second = Case(), request(), request()
+
+    async def scenario() -> int:
+        await case.intake.submit(first, CARD, JOBS, 0).accepted()
+        waiting = case.intake.submit(second, CARD, JOBS, 0)
+        await waiting.begin_stream()
+        n_pings = 0
+        async for ping in waiting.pings():
+            assert ping is None
+            n_pings += 1
+            if n_pings == 3:
+                leave(first)
+        await waiting.accepted()
+        leave(second)
+        return n_pings
+
+    assert 3 == asyncio.run(scenario())
+    assert 0 == case.n_permits_in_use
+
+
+def test_place_in_the_queue_is_free_when_its_client_leaves() -> None:
+    """Who gives up waiting takes no permit and leaves its place to the next."""
+    case, first, second, third = Case(), request(), request(), request()
+
+    async def scenario() -> None:
+        await case.intake.submit(first, CARD, JOBS, 0).accepted()
+        case.intake.submit(second, CARD, JOBS, 0)
+        await asyncio.sleep(0)
+        leave(second)
+        await asyncio.sleep(0.01)
+        waiting = case.intake.submit(third, CARD, JOBS, 0)
+        leave(first)
+        await waiting.accepted()
+        leave(third)
+
+    asyncio.run(scenario())
+
+    assert 0 == case.n_permits_in_use
 
 
 def test_broken_streams_are_counted_by_code() -> None:

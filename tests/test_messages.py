@@ -12,7 +12,13 @@ from service import contracts
 from service.anthropic.answer import PING, MessageAnswer
 from service.anthropic.errors import envelope
 from service.anthropic.messages import HARMLESS_EDITS, NOT_IMPLEMENTED, parse, prompt
-from service.errors import EngineDied, InvalidRequest, ModelNotFound, UnsupportedParameter
+from service.errors import (
+    EngineDied,
+    InvalidRequest,
+    ModelNotFound,
+    PromptTooLong,
+    UnsupportedParameter,
+)
 from service.openai.chat import MAX_MESSAGES
 from service.openai.usage import Usage
 from service.protocol import (
@@ -393,19 +399,32 @@ def test_thinking(change: dict[str, Any], thinking: bool | None, options: dict[s
     assert (thinking, options) == (found.thinking, json.loads(found.template_options))
 
 
-@pytest.mark.parametrize(
-    ("change", "param"),
-    [
-        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking.type"),
-        ({"output_config": {"effort": "high"}}, "output_config.effort"),
-    ],
-)
-def test_thinking_when_the_model_does_not(change: dict[str, Any], param: str) -> None:
+def test_thinking_when_the_model_does_not() -> None:
     """A model without thoughts can't be asked for them; not to think is no trouble to it."""
-    error = refusal(PLAIN, **change)
+    error = refusal(PLAIN, thinking={"type": "enabled", "budget_tokens": 1024})
 
-    assert ("unsupported_parameter", param) == (error.code, error.param)
+    assert ("unsupported_parameter", "thinking.type") == (error.code, error.param)
     assert asked(PLAIN, thinking={"type": "disabled"})
+
+
+def test_effort_when_the_model_does_not_think() -> None:
+    """Agents send it by default: it changes nothing, and they are told."""
+    body = {"model": "m", "max_tokens": 8, "messages": [{"role": "user", "content": "Hi"}]}
+    plain = parse(body, PLAIN)
+    hard = parse(body | {"output_config": {"effort": "high"}}, PLAIN)
+
+    assert plain.job == hard.job
+    assert ((), ("output_config.effort",)) == (plain.ignored, hard.ignored)
+    assert () == parse(body | {"output_config": {"effort": "high"}}, THINKER).ignored
+
+
+def test_prompt_that_is_too_long_is_told_in_anthropic_s_words() -> None:
+    """Agents read the two numbers from this very sentence, to shorten what they send."""
+    error = PromptTooLong("The prompt has 9 tokens.", 9, 7, param="messages")
+    told = envelope(error, "r")["error"]
+
+    assert "prompt is too long: 9 tokens > 7 maximum" == told["message"]
+    assert ("invalid_request_error", "context_length_exceeded") == (told["type"], told["code"])
 
 
 def test_form_of_the_answer() -> None:

@@ -22,8 +22,8 @@ WRITING = {"local", "completions", "tokenize"}
 CHATTING = WRITING | {"chat", "json_schema", "logprobs", "responses", "messages"}
 
 
-def test_entry_has_all_nine_fields() -> None:
-    """The bare object carries what the card says and what this service is."""
+def test_entry_has_all_ten_fields() -> None:
+    """The bare object carries what the card says, what this service is, and the model's further names."""
     expected = {
         "id": "org/gemma-3-4b",
         "object": "model",
@@ -37,10 +37,11 @@ def test_entry_has_all_nine_fields() -> None:
             "tokenize", "reasoning", "quantized",
         ],
         "tier": "3A",
+        "aliases": ["gpt-4", "small"],
     }  # fmt: skip
 
-    assert expected == models.entry(CARD)
-    contracts.check("model", models.entry(CARD))
+    assert expected == models.entry(CARD, ["gpt-4", "small"])
+    contracts.check("model", expected)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,8 @@ def test_tags_say_what_holds(change: dict[str, Any], tags: set[str]) -> None:
 @pytest.mark.parametrize("cards", [[], [CARD]])
 def test_listing_keeps_its_contract(cards: list[ModelCard]) -> None:
     """The list envelope holds the very entries, none included."""
-    listing = models.listing(cards)
+    entries = [models.entry(card) for card in cards]
+    listing = models.listing(entries)
 
-    assert {"object": "list", "data": [models.entry(card) for card in cards]} == listing
+    assert {"object": "list", "data": entries} == listing
     contracts.check("model-list", listing)

@@ -115,7 +115,7 @@ FROM_ENGINE: list[FromEngine] = [
     WarmedUp("RuntimeError"),
     WarmedUp(None, ("it answers one request at a time",)),
     Accepted(1, 12),
-    Rejected(2, "too long", "messages", "context_length_exceeded"),
+    Rejected(2, "too long", "messages", "context_length_exceeded", (9, 8)),
     Rejected(2, "no", None, "invalid_value"),
     Cancelled(3),
     Failed(3),

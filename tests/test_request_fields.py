@@ -181,12 +181,46 @@ def test_thinking_and_other_options(
 
 
 def test_effort_of_a_model_that_does_not_think() -> None:
-    """It can't be asked for thoughts, but for none."""
-    with pytest.raises(UnsupportedParameter) as caught:
-        chat({"reasoning_effort": "high"}, PLAIN_CARD)
-
-    assert "reasoning_effort" == caught.value.param
+    """It changes nothing, and is told; not to think is something that such a model does."""
+    assert chat({}, PLAIN_CARD) == chat({"reasoning_effort": "high"}, PLAIN_CARD)
     assert chat({"reasoning_effort": "none"}, PLAIN_CARD).thinking is False
+    assert ("x",) == request_fields.ignored_effort("x", "high", PLAIN_CARD)
+    assert () == request_fields.ignored_effort("x", "high", CARD)
+    assert () == request_fields.ignored_effort("x", "none", PLAIN_CARD)
+    assert () == request_fields.ignored_effort("x", None, PLAIN_CARD)
+
+
+@pytest.mark.parametrize(
+    ("verbosity", "expected"), [(None, ()), ("medium", ()), ("low", ("v",)), (["?"], ("v",))]
+)
+def test_verbosity_is_told_as_ignored(verbosity: Any, expected: tuple[str, ...]) -> None:
+    """No template takes it; what stands for saying as much as usual needs no word."""
+    assert expected == request_fields.ignored_verbosity("v", verbosity)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"stream": True, "stream_options": {"include_usage": True}}, True),
+        ({"stream": True, "stream_options": {"include_usage": None}}, False),
+        ({"stream": True}, False),
+        ({"stream_options": None}, False),
+        ({}, False),
+    ],
+)
+def test_usage_at_the_end_of_a_stream(body: dict[str, Any], expected: bool) -> None:
+    """By an option of streams."""
+    assert expected == request_fields.include_usage(body)
+
+
+@pytest.mark.parametrize("stream", [None, False])
+@pytest.mark.parametrize("options", [{}, {"include_usage": True}])
+def test_options_of_a_stream_for_a_whole_answer(stream: object, options: object) -> None:
+    """As OpenAI has it, they are a mistake there."""
+    with pytest.raises(InvalidRequest) as caught:
+        request_fields.include_usage({"stream": stream, "stream_options": options})
+
+    assert "stream_options" == caught.value.param
 
 
 # ---------------------------------------------------------------- forms
@@ -220,6 +254,15 @@ def test_effort_of_a_model_that_does_not_think() -> None:
         ({"guided_json": json.dumps(SCHEMA)},
          ("json_schema", json.dumps(SCHEMA), "guided_json")),
         ({"guided_json": {}}, ("json_schema", "{}", "guided_json")),
+        ({"response_format": {"type": "json_object", "schema": SCHEMA}},
+         ("json_schema", json.dumps(SCHEMA), "response_format.schema")),
+        ({"response_format": {"type": "json_object", "schema": None}},
+         ("json_object", "", "response_format")),
+        ({"response_format": {"type": "text", "schema": SCHEMA}}, None),
+        ({"json_schema": SCHEMA}, ("json_schema", json.dumps(SCHEMA), "json_schema")),
+        ({"json_schema": json.dumps(SCHEMA)}, ("json_schema", json.dumps(SCHEMA), "json_schema")),
+        ({"structured_outputs": {"regex": "a"}, "guided_regex": "a"},
+         ("regex", "a", "structured_outputs.regex")),
         ({"guided_regex": ""}, ("regex", "", "guided_regex")),
         ({"guided_choice": ["a"]}, ("choice", '["a"]', "guided_choice")),
         ({"guided_grammar": "start: A"}, ("grammar", "start: A", "guided_grammar")),
@@ -234,13 +277,14 @@ def test_form_in_all_words(body: dict[str, Any], expected: tuple[Any, str, str] 
     "body",
     [
         {"structured_outputs": {"regex": "a", "json_object": True}},
-        {"structured_outputs": {"regex": "a"}, "guided_regex": "a"},
+        {"structured_outputs": {"regex": "a"}, "guided_regex": "b"},
+        {"response_format": {"type": "json_object"}, "json_schema": {}},
         {"response_format": {"type": "json_object"}, "guided_choice": ["a"]},
         {"guided_regex": "a", "guided_json": {}},
     ],
 )
 def test_form_when_asked_for_twice(body: dict[str, Any]) -> None:
-    """Two forms are a contradiction, or might be."""
+    """Two forms are a contradiction, unless they are the same."""
     param, code = refusal(body)
 
     assert param
@@ -301,33 +345,31 @@ def test_form_at_its_limit(name: str, fits: object, is_over: object) -> None:
 # ---------------------------------------------------------------- tools
 
 
-def test_tools_with_all_and_with_nothing() -> None:
+def test_tool_with_all_and_with_nothing() -> None:
     """What a tool doesn't tell is left out; its schema keeps the order of its members."""
-    body = {
-        "tools": [
-            {"type": "function", "function": {"name": "f", "parameters": None, "strict": None}},
-            {
-                "type": "function",
-                "function": {
-                    "name": "g", "description": "G.", "parameters": SCHEMA, "strict": True,
-                },
-            },
-        ]
-    }  # fmt: skip
+    nothing = {"name": "f", "parameters": None, "strict": None}
+    everything = {"name": "g", "description": "G.", "parameters": SCHEMA, "strict": True}
 
-    assert (Tool("f"), Tool("g", "G.", json.dumps(SCHEMA), strict=True)) == request_fields.tools(
-        body
-    )
-    assert () == request_fields.tools({"tools": None}) == request_fields.tools({})
+    assert Tool("f") == request_fields.tool(nothing, "x")
+    assert Tool("g", "G.", json.dumps(SCHEMA), strict=True) == request_fields.tool(everything, "x")
 
 
 def test_tool_whose_schema_refers_elsewhere() -> None:
     """The place of the schema is told, and nothing is fetched."""
-    tools = [{"type": "function", "function": {"name": "f", "parameters": {"$ref": "http://x/"}}}]
     with pytest.raises(InvalidRequest) as caught:
-        request_fields.tools({"tools": tools})
+        request_fields.tool({"name": "f", "parameters": {"$ref": "http://x/"}}, "tools.0.function")
 
     assert "tools.0.function.parameters" == caught.value.param
+
+
+def test_tools_that_are_allowed() -> None:
+    """A choice of those that are offered, in their order; no others."""
+    assert (TOOLS[1],) == request_fields.among(["now"], TOOLS)
+    assert TOOLS == request_fields.among(["now", "add"], TOOLS)
+    assert () == request_fields.among([], TOOLS)
+    with pytest.raises(InvalidRequest) as caught:
+        request_fields.among(["now", "x"], TOOLS)
+    assert "tool_choice" == caught.value.param
 
 
 def test_tools_of_one_name() -> None:

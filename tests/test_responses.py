@@ -11,7 +11,7 @@ from service import contracts
 from service.errors import EngineDied, InvalidRequest, UnsupportedParameter
 from service.openai import response_items, responses
 from service.openai.chat import MAX_MESSAGES
-from service.openai.response_events import ResponseAnswer
+from service.openai.response_events import ResponseAnswer, replay
 from service.openai.response_items import Item
 from service.openai.responses import NOT_IMPLEMENTED, ResponseRequest
 from service.openai.usage import Usage
@@ -36,6 +36,11 @@ PLAIN = ModelCard("org/m", "gemma", "", 4096, 1)
 ADD = {"type": "function", "name": "add", "parameters": {"type": "object"}}
 CALL = {"type": "function_call", "call_id": "c1", "name": "add", "arguments": '{"a": 1}'}
 OUTPUT = {"type": "function_call_output", "call_id": "c1", "output": "3"}
+RUN: dict[str, Any] = {"type": "custom", "name": "run", "description": "Runs it."}
+GROUP: dict[str, Any] = {
+    "type": "namespace", "name": "crm", "description": "Customers.", "tools": [ADD, RUN],
+}  # fmt: skip
+LARK = {"type": "grammar", "syntax": "lark", "definition": "start: A"}
 SPENT = Spent(2, 0.0, 0.0, 0.0)
 events_adapter: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
@@ -46,8 +51,8 @@ SUPPORTED = {
     "parallel_tool_calls", "reasoning", "metadata", "user", "safety_identifier", "prompt_cache_key",
     "priority",
 }  # fmt: skip
-# It bounds calls of the server's own tools, and there are none.
-IGNORED = {"max_tool_calls"}
+# One bounds calls of the server's own tools, and there are none; the other can ask for nothing we would add.
+IGNORED = {"max_tool_calls", "stream_options"}
 
 
 class Past:
@@ -192,10 +197,10 @@ def test_every_documented_field_has_its_fate() -> None:
         ({"moderation": {"model": "m"}}, "moderation"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"truncation": "auto"}, "truncation"),
-        ({"text": {"verbosity": "low"}}, "text.verbosity"),
-        ({"tools": [ADD, {"type": "web_search"}]}, "tools.1.type"),
-        ({"tools": [{"type": "custom", "name": "f"}]}, "tools.0.type"),
-        ({"tools": [ADD], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}},
+        ({"tools": [{"type": "custom", "name": "f", "format": LARK}]}, "tools.0.format"),
+        ({"tools": [{"type": "namespace", "name": "n", "tools": [
+            ADD, {"type": "custom", "name": "f", "format": LARK}]}]}, "tools.0.tools.1.format"),
+        ({"tools": [ADD, {"type": "web_search"}], "tool_choice": {"type": "web_search"}},
          "tool_choice.type"),
         ({"input": [user("Hi"), {"type": "web_search_call", "id": "w"}]}, "input.1.type"),
     ],
@@ -208,15 +213,172 @@ def test_unsupported_field_when_it_would_matter(change: dict[str, Any], param: s
     assert (400, "unsupported_parameter", param) == (error.status, error.code, error.param)
 
 
-@pytest.mark.parametrize(
-    ("change", "param"),
-    [({"tools": [ADD]}, "tools"), ({"reasoning": {"effort": "low"}}, "reasoning.effort")],
-)
-def test_unsupported_field_when_the_model_cannot(change: dict[str, Any], param: str) -> None:
+def test_tools_when_the_model_takes_none() -> None:
     """What this model can't do is refused in the words of the request."""
-    assert ("unsupported_parameter", param) == (
-        refusal(PLAIN, **change).code, refusal(PLAIN, **change).param,
-    )  # fmt: skip
+    error = refusal(PLAIN, tools=[ADD])
+
+    assert ("unsupported_parameter", "tools") == (error.code, error.param)
+
+
+def test_what_changes_nothing_is_told() -> None:
+    """Hints that the model can't follow, and tools that OpenAI would run; the answer is the same."""
+    hints = {"reasoning": {"effort": "high"}, "text": {"verbosity": "low"}}
+    hosted = [{"type": "web_search"}, {"type": "local_shell"}]
+
+    assert parsed(PLAIN).job == parsed(PLAIN, **hints, tools=hosted).job
+    assert ("reasoning.effort", "text.verbosity", "tools.0", "tools.1") == parsed(
+        PLAIN, **hints, tools=hosted
+    ).ignored
+    assert () == parsed(reasoning={"effort": "high"}, tools=[ADD, RUN, GROUP]).ignored
+
+
+def test_tools_that_openai_would_run_are_left_out() -> None:
+    """The client's own are offered and repeated in the response, the others in neither."""
+    asked = parsed(tools=[{"type": "web_search"}, ADD, {"type": "tool_search"}])
+
+    assert ["add"] == [tool.name for tool in chat(asked).tools]
+    assert ["add"] == [tool["name"] for tool in asked.settings["tools"]]
+    with pytest.raises(InvalidRequest) as caught:
+        parsed(tools=[{"type": "web_search"}], tool_choice="required")
+    assert "tool_choice" == caught.value.param
+
+
+def test_tools_of_all_kinds() -> None:
+    """A custom tool and those of a namespace are functions to the model, by names that differ."""
+    asked = parsed(tools=[ADD, RUN, GROUP])
+
+    assert ["add", "run", "crm__add", "crm__run"] == [tool.name for tool in chat(asked).tools]
+    assert [ADD["type"], "custom", "namespace"] == [t["type"] for t in asked.settings["tools"]]
+    assert GROUP["tools"] == asked.settings["tools"][2]["tools"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "offered", "demanded"),
+    [
+        ({"type": "custom", "name": "run"}, 4, ("run",)),
+        ({"type": "function", "name": "add", "namespace": "crm"}, 4, ("crm__add",)),
+        ({"type": "allowed_tools", "mode": "required", "tools": [
+            {"type": "function", "name": "add"}, {"type": "mcp", "server_label": "x"}]}, 1, ("add",)),
+        ({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "custom", "name": "run"}]}, 1,
+         ()),
+    ],
+)  # fmt: skip
+def test_choice_among_tools(choice: Any, offered: int, demanded: tuple[str, ...]) -> None:
+    """Any tool of the client's can be demanded or allowed, one of a namespace by both its names."""
+    asked = parsed(tools=[ADD, RUN, GROUP], tool_choice=choice)
+
+    assert (offered, demanded) == (len(chat(asked).tools), asked.job.must_call)
+
+
+def test_choice_of_a_tool_whose_namespace_goes_without_saying() -> None:
+    """Where only one has that name, its namespace may be left out."""
+    assert ("crm__add",) == parsed(
+        tools=[GROUP], tool_choice={"type": "function", "name": "add"}
+    ).job.must_call
+
+
+def test_calls_of_all_kinds_go_round() -> None:
+    """Each call is named as the client knows the tool, and given back it is the call that was made."""
+    calls = (
+        ToolCall("c1", "run", '{"input": "ls"}'),
+        ToolCall("c2", "crm__add", '{"a": 1}'),
+        ToolCall("c3", "crm__run", '{"input": "x"}'),
+    )
+    body, events = answered(
+        [Delta(1, "", 1, "tool_calls", tool_calls=calls, spent=SPENT)], tools=[ADD, RUN, GROUP]
+    )
+    told = [
+        (
+            item["type"],
+            item.get("namespace"),
+            item["name"],
+            item.get("input", item.get("arguments")),
+        )
+        for item in body["output"]
+    ]
+    (turn,) = turns(*body["output"])
+
+    assert [
+        ("custom_tool_call", None, "run", "ls"),
+        ("function_call", "crm", "add", '{"a": 1}'),
+        ("custom_tool_call", "crm", "run", "x"),
+    ] == told
+    assert calls == turn.tool_calls
+    assert ["ls", "x"] == [
+        event["input"]
+        for event in events
+        if event["type"] == "response.custom_tool_call_input.done"
+    ]
+    assert (turn, Turn("tool", "ok", tool_call_id="c1")) == turns(
+        *body["output"], {"type": "custom_tool_call_output", "call_id": "c1", "output": "ok"}
+    )
+
+
+@pytest.mark.parametrize("how", ["HELLO", "THOUGHT", "CALLED", "SILENT", "CUT", "CUSTOM", "LIKELY"])
+def test_response_is_told_once_more(how: str) -> None:
+    """The events of a kept response are those that told of it, to the letter, numbers included."""
+    told: dict[str, tuple[list[Delta], dict[str, Any]]] = {
+        "HELLO": (HELLO, {}),
+        "THOUGHT": (THOUGHT, {}),
+        "CALLED": (CALLED, {"tools": [ADD]}),
+        "SILENT": (SILENT, {}),
+        "CUT": ([Delta(1, "Hel", 1), Delta(1, "", 2, "length", spent=SPENT)], {}),
+        "CUSTOM": (
+            [Delta(1, "", 1, "tool_calls", spent=SPENT,
+                   tool_calls=(ToolCall("c", "crm__run", '{"input": "ls"}'),))],
+            {"tools": [GROUP]},
+        ),
+        "LIKELY": (
+            [
+                Delta(1, "", 1, logprobs=(logprob(b"\xc3", b"x"),)),
+                Delta(1, "\xe9", 2, logprobs=(logprob(b"\xa9"),)),
+                Delta(1, "", 3, "stop", logprobs=(logprob(b"\xc3"),), spent=SPENT),
+            ],
+            {"top_logprobs": 1},
+        ),
+    }  # fmt: skip
+    deltas, change = told[how]
+    made = answer(**change)
+    events = [*made.opening(), *(event for delta in deltas for event in made.add(delta))]
+    kept = json.loads(json.dumps(made.body()))
+
+    assert events == list(replay(kept, made.pieces))
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, (False, -1)),
+        ({"stream": "false"}, (False, -1)),
+        ({"stream": "true"}, (True, -1)),
+        ({"stream": "True", "starting_after": "0"}, (True, 0)),
+        ({"stream": "true", "include": "message.output_text.logprobs"}, (True, -1)),
+        ({"include_obfuscation": "false"}, (False, -1)),
+    ],
+)
+def test_response_is_asked_for(query: dict[str, str], expected: tuple[bool, int]) -> None:
+    """Whole, or by its events from one on."""
+    found = responses.retrieval(query)
+
+    assert expected == (found.is_stream, found.starting_after)
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ({"stream": "1"}, "stream"),
+        ({"stream": "true", "starting_after": "-1"}, "starting_after"),
+        ({"stream": "true", "starting_after": "x"}, "starting_after"),
+        ({"stream": "true", "starting_after": "9" * 10}, "starting_after"),
+        ({"starting_after": "3"}, "starting_after"),
+    ],
+)
+def test_response_is_asked_for_in_vain(query: dict[str, str], param: str) -> None:
+    """What is no switch or number is refused by name, and so is a number that would change nothing."""
+    with pytest.raises(InvalidRequest) as caught:
+        responses.retrieval(query)
+
+    assert param == caught.value.param
 
 
 @pytest.mark.parametrize(
@@ -232,7 +394,7 @@ def test_unsupported_field_when_the_model_cannot(change: dict[str, Any], param: 
         {"tool_choice": "auto"},
         {"reasoning": {"summary": "auto"}},
         {"service_tier": "flex"},
-        {"stream_options": {"include_obfuscation": False}},
+        {"stream": True, "stream_options": {"include_obfuscation": False}},
         {"include": ["reasoning.encrypted_content", "web_search_call.action.sources"]},
         {"x_unknown": {"deep": [1]}},
     ],

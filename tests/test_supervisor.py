@@ -23,6 +23,7 @@ from service.errors import (
     InternalError,
     InvalidRequest,
     ModelNotReady,
+    PromptTooLong,
     ServiceError,
     ShuttingDown,
 )
@@ -394,8 +395,9 @@ def test_job_when_rejected(journal: Path) -> None:
 
     error = asyncio.run(scenario())
 
-    assert isinstance(error, InvalidRequest)
+    assert isinstance(error, PromptTooLong)
     assert (400, "messages", "context_length_exceeded") == (error.status, error.param, error.code)
+    assert (5000, 4095) == (error.n_tokens, error.max_tokens)
 
 
 def test_job_when_it_breaks(journal: Path) -> None:

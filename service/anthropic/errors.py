@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.errors import ServiceError
+from service.errors import PromptTooLong, ServiceError
 
 # What the status alone tells; the others are told apart by whose fault they are.
 _TYPES = {
@@ -25,11 +25,16 @@ def envelope(error: ServiceError, request_id: str | None) -> dict[str, Any]:
         request_id: of the request that it went wrong with; None: outside of any.
     """
     ours_or_theirs = "api_error" if error.status >= 500 else "invalid_request_error"
+    message = error.message
+    if isinstance(
+        error, PromptTooLong
+    ):  # in Anthropic's own words, which agents read the numbers from
+        message = f"prompt is too long: {error.n_tokens} tokens > {error.max_tokens} maximum"
     return {
         "type": "error",
         "error": {
             "type": _TYPES.get(error.status, ours_or_theirs),
-            "message": error.message,
+            "message": message,
             "param": error.param,
             "code": error.code,
         },

@@ -43,11 +43,13 @@ class MessageRequest:
         job: the one answer.
         priority: its turn in the queue; smaller is earlier.
         is_stream: answer as server-sent events.
+        ignored: its fields that change nothing of the answer.
     """
 
     job: Job
     priority: int
     is_stream: bool
+    ignored: tuple[str, ...] = ()
 
 
 def parse(body: Mapping[str, Any], card: ModelCard) -> MessageRequest:
@@ -85,7 +87,12 @@ def parse(body: Mapping[str, Any], card: ModelCard) -> MessageRequest:
         must_call=must_call,
         parallel_tool_calls=not (body.get("tool_choice") or {}).get("disable_parallel_tool_use"),
     )
-    return MessageRequest(job, request_fields.priority(body), is_stream=bool(body.get("stream")))
+    return MessageRequest(
+        job,
+        request_fields.priority(body),
+        is_stream=bool(body.get("stream")),
+        ignored=request_fields.ignored_effort("output_config.effort", _effort(body), card),
+    )
 
 
 def prompt(body: Mapping[str, Any], card: ModelCard) -> Chat:
@@ -136,16 +143,19 @@ def _tool(given: Mapping[str, Any], where: str) -> Tool:
 def _switches(body: Mapping[str, Any], card: ModelCard) -> dict[str, Any]:
     """Return what the chat template is told of thinking; `adaptive` leaves it to the model."""
     found: dict[str, Any] = {}
-    kind = (body.get("thinking") or {}).get("type")
-    effort = (body.get("output_config") or {}).get("effort")
+    kind, effort = (body.get("thinking") or {}).get("type"), _effort(body)
+    if kind == "enabled" and not card.knows_thinking:
+        raise UnsupportedParameter("This model does not think.", param="thinking.type")
     if kind in {"enabled", "disabled"}:
         found["enable_thinking"] = kind == "enabled"
-    if effort is not None:
+    if effort is not None and card.knows_thinking:
         found["reasoning_effort"] = effort
-    if not card.knows_thinking and (kind == "enabled" or effort is not None):
-        param = "thinking.type" if kind == "enabled" else "output_config.effort"
-        raise UnsupportedParameter("This model does not think.", param=param)
     return found
+
+
+def _effort(body: Mapping[str, Any]) -> str | None:
+    effort: str | None = (body.get("output_config") or {}).get("effort")
+    return effort
 
 
 def _turns(body: Mapping[str, Any]) -> tuple[Turn, ...]:

@@ -1,43 +1,67 @@
-"""Which model a request means by the name it gives."""
+"""Which model a request means by the name it gives, or by giving none."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from service.errors import ModelNotFound
 from service.protocol import ModelCard
 
 
-def resolve(name: str, cards: Sequence[ModelCard]) -> ModelCard:
+@dataclass(frozen=True, slots=True)
+class Names:
     """
-    Return the one card that *name* stands for: an id, an id's last part, or a family of one.
+    The names that models go by.
 
-    Raises:
-        ModelNotFound: none, or a family or last part that several share.
+    Attributes:
+        aliases: further names, each with one that its model has already.
+        takes_any: where one model is served, every name means that one.
     """
-    by_id = [card for card in cards if card.id == name]
-    by_last_part = [card for card in cards if card.id.rpartition("/")[2] == name]
-    by_family = [card for card in cards if card.family == name]
-    for found in (by_id, by_last_part, by_family):
-        if len(found) == 1:
-            return found[0]
-    raise _not_found()
 
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    takes_any: bool = False
 
-def with_id(model_id: str, cards: Sequence[ModelCard]) -> ModelCard:
-    """
-    Return the card with exactly this id.
+    def resolve(self, name: str | None, cards: Sequence[ModelCard]) -> ModelCard:
+        """
+        Return the one card that *name* stands for: an id, an alias, an id's last part, or a family of one.
 
-    Raises:
-        ModelNotFound: there is none.
-    """
-    for card in cards:
-        if card.id == model_id:
-            return card
-    raise _not_found()
+        Args:
+            name: as a request gives it; None: it gives none, and means the only model.
+            cards: of the models that are served.
 
+        Raises:
+            ModelNotFound: none, or one that several share; the message names those that are served.
+        """
+        if len(cards) == 1 and (name is None or self.takes_any):
+            return cards[0]
+        found = None if name is None else self._named(name, cards)
+        if found is None:
+            raise ModelNotFound(self._refusal(name, cards), param="model")
+        return found
 
-def _not_found() -> ModelNotFound:
-    return ModelNotFound(
-        "No model of that name is served here; GET /v1/models lists those that are.", param="model"
-    )
+    def of(self, card: ModelCard, cards: Sequence[ModelCard]) -> list[str]:
+        """Return the aliases that lead to *card*, in the order in which they were set."""
+        found = (alias for alias in self.aliases if self._named(alias, cards) is card)
+        return [alias for alias in found if alias != card.id]
+
+    def _named(self, name: str, cards: Sequence[ModelCard]) -> ModelCard | None:
+        by_id = [card for card in cards if card.id == name]
+        if by_id:
+            return by_id[0]
+        name = self.aliases.get(name, name)
+        for found in (
+            [card for card in cards if card.id == name],
+            [card for card in cards if card.id.rpartition("/")[2] == name],
+            [card for card in cards if card.family == name],
+        ):
+            if len(found) == 1:
+                return found[0]
+        return None
+
+    def _refusal(self, name: str | None, cards: Sequence[ModelCard]) -> str:
+        wrong = (
+            "A model must be named." if name is None else "No model of that name is served here."
+        )
+        names = [known for card in cards for known in (card.id, *self.of(card, cards))]
+        return f"{wrong} Served: {', '.join(names)}." if names else wrong

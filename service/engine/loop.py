@@ -147,7 +147,9 @@ class Engine:
         try:
             yield
         except RefusedPrompt as refused:
-            self._end(Rejected(ticket, refused.message, refused.param, refused.code))
+            self._end(
+                Rejected(ticket, refused.message, refused.param, refused.code, refused.overflow)
+            )
         except Exception:
             _log.exception("the prompt of ticket %d could not be made", ticket)
             self._end(Failed(ticket))

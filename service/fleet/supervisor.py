@@ -26,7 +26,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from service.errors import EngineDied, InternalError, InvalidRequest, ServiceError, ShuttingDown
+from service.errors import (
+    EngineDied,
+    InternalError,
+    InvalidRequest,
+    PromptTooLong,
+    ServiceError,
+    ShuttingDown,
+)
 from service.fleet.lifecycle import RETRY_AFTER_S, Lifecycle, State
 from service.fleet.link import Link, socket_pair
 from service.fleet.ticket import Ticket
@@ -313,8 +320,10 @@ class Supervisor:
                 question = self._owed.get(number)
                 if isinstance(question, asyncio.Future) and not question.done():
                     question.set_result(message)
-            case Rejected(number, text, param, code):
+            case Rejected(number, text, param, code, None):
                 self._fail(number, InvalidRequest(text, param=param, code=code))
+            case Rejected(number, text, param, _, (n_tokens, most)):
+                self._fail(number, PromptTooLong(text, n_tokens, most, param=param))
             case Cancelled(number):
                 self._owed.pop(number, None)
             case Failed(number):

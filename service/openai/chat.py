@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.errors import InvalidRequest
-from service.openai import request_fields
+from service.openai import custom_tools, request_fields
 from service.openai.body import decode
 from service.openai.logprobs import entry
 from service.openai.usage import Usage
-from service.protocol import Delta, Job, ModelCard, TokenLogprob, ToolCall, Turn
+from service.protocol import Delta, Job, ModelCard, TokenLogprob, Tool, ToolCall, Turn
 
 MAX_MESSAGES = 4096
 
@@ -26,8 +26,9 @@ NOT_IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "function_call": ("none", "auto"),
     "functions": ([],),
+    "grammar": ("",),
     "modalities": (["text"],),
-    "verbosity": ("medium",),
+    "moderation": (),
     "web_search_options": (),
 }
 
@@ -42,12 +43,16 @@ class ChatRequest:
         priority: its turn in the queue; smaller is earlier.
         is_stream: answer as server-sent events.
         include_usage: end the stream with a chunk that counts tokens.
+        custom_tools: names of the tools that take a text instead of arguments.
+        ignored: its fields that change nothing of the answer.
     """
 
     jobs: tuple[Job, ...]
     priority: int
     is_stream: bool
     include_usage: bool
+    custom_tools: frozenset[str] = frozenset()
+    ignored: tuple[str, ...] = ()
 
 
 def parse(body: dict[str, Any], card: ModelCard) -> ChatRequest:
@@ -63,7 +68,7 @@ def parse(body: dict[str, Any], card: ModelCard) -> ChatRequest:
     request_fields.refuse(body, NOT_IMPLEMENTED)
     if body.get("top_logprobs") and not body.get("logprobs"):
         raise InvalidRequest("top_logprobs needs logprobs to be true.", param="top_logprobs")
-    offered, must_call = request_fields.chosen(_tool_choice(body), request_fields.tools(body))
+    offered, must_call = request_fields.chosen(_tool_choice(body), _tools(body))
     max_tokens = request_fields.limit(body.get("max_completion_tokens") or body.get("max_tokens"))
     job = Job(
         prompt=request_fields.chat(turns(body["messages"]), offered, body, card),
@@ -81,13 +86,39 @@ def parse(body: dict[str, Any], card: ModelCard) -> ChatRequest:
         jobs=request_fields.several(job, request_fields.whole(body.get("n")) or 1),
         priority=request_fields.priority(body),
         is_stream=bool(body.get("stream")),
-        include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
+        include_usage=request_fields.include_usage(body),
+        custom_tools=frozenset(
+            entry["custom"]["name"]
+            for entry in body.get("tools") or ()
+            if entry["type"] == "custom"
+        ),
+        ignored=(
+            *request_fields.ignored_effort("reasoning_effort", body.get("reasoning_effort"), card),
+            *request_fields.ignored_verbosity("verbosity", body.get("verbosity")),
+        ),
     )
+
+
+def _tools(body: dict[str, Any]) -> tuple[Tool, ...]:
+    """Return what the model may call: all tools of the request, or those that `allowed_tools` names."""
+    found = []
+    for i, given in enumerate(body.get("tools") or ()):
+        kind = given["type"]
+        make = custom_tools.tool if kind == "custom" else request_fields.tool
+        found.append(make(given[kind], f"tools.{i}.{kind}"))
+    tools, choice = request_fields.distinct(found), body.get("tool_choice")
+    if isinstance(choice, dict) and choice["type"] == "allowed_tools":
+        named = [entry[entry["type"]]["name"] for entry in choice["allowed_tools"]["tools"]]
+        return request_fields.among(named, tools)
+    return tools
 
 
 def _tool_choice(body: dict[str, Any]) -> str | None:
     choice = body.get("tool_choice")
-    return f":{choice['function']['name']}" if isinstance(choice, dict) else choice
+    if not isinstance(choice, dict):
+        return choice
+    chosen = choice[choice["type"]]
+    return str(chosen["mode"]) if choice["type"] == "allowed_tools" else f":{chosen['name']}"
 
 
 def turns(messages: Sequence[dict[str, Any]]) -> tuple[Turn, ...]:
@@ -156,6 +187,9 @@ def _text(content: str | list[dict[str, Any]] | None, where: str) -> str | None:
 
 
 def _tool_call(call: dict[str, Any], where: str) -> ToolCall:
+    if call.get("type") == "custom":
+        custom = call["custom"]
+        return ToolCall(call["id"], custom["name"], custom_tools.arguments_of(custom["input"]))
     function = call["function"]
     where = f"{where}.function.arguments"
     return ToolCall(call["id"], function["name"], arguments(function["arguments"], where))
@@ -191,12 +225,14 @@ class ChatAnswer:
         usage: what is counted, and brought up to date as deltas come by.
         with_logprobs: each choice carries log-probabilities.
         include_usage: each chunk carries `usage`, null until the last.
+        custom_tools: names of the tools that take a text instead of arguments.
     """
 
     model: str
     usage: Usage
     with_logprobs: bool = False
     include_usage: bool = False
+    custom_tools: frozenset[str] = frozenset()
     id: str = field(default_factory=_new_id)
     created: int = field(default_factory=lambda: int(time.time()))
     _n_calls: dict[int, int] = field(default_factory=dict)
@@ -220,7 +256,7 @@ class ChatAnswer:
         if reasoning:
             message |= _reasoning(reasoning)
         if calls:
-            message["tool_calls"] = [_call(call) for call in calls]
+            message["tool_calls"] = [self._call(call) for call in calls]
         return {
             "index": index,
             "message": message,
@@ -241,7 +277,7 @@ class ChatAnswer:
             first = self._n_calls.get(index, 0)
             self._n_calls[index] = first + len(delta.tool_calls)
             found["tool_calls"] = [
-                {"index": i, **_call(call)} for i, call in enumerate(delta.tool_calls, first)
+                {"index": i, **self._call(call)} for i, call in enumerate(delta.tool_calls, first)
             ]
         chunk = self._chunk(index, found, delta.finish_reason, delta.logprobs)
         if delta.finish_reason is None:
@@ -278,12 +314,14 @@ class ChatAnswer:
             return None
         return {"content": [entry(each) for each in tokens], "refusal": None}
 
+    def _call(self, call: ToolCall) -> dict[str, Any]:
+        if call.name in self.custom_tools:
+            custom = {"name": call.name, "input": custom_tools.text_in(call.arguments)}
+            return {"id": call.id, "type": "custom", "custom": custom}
+        function = {"name": call.name, "arguments": call.arguments}
+        return {"id": call.id, "type": "function", "function": function}
+
 
 def _reasoning(text: str) -> dict[str, str]:
     """Return the two names under which clients look for thoughts."""
     return {"reasoning_content": text, "reasoning": text}
-
-
-def _call(call: ToolCall) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"id": call.id, "type": "function", "function": function}

@@ -22,7 +22,7 @@ MAX_ANSWERS = 16
 DEFAULT_MAX_TOKENS = 16
 
 # Documented fields that are not implemented, with the values at which they change nothing.
-NOT_IMPLEMENTED: dict[str, tuple[Any, ...]] = {"suffix": ("",)}
+NOT_IMPLEMENTED: dict[str, tuple[Any, ...]] = {"grammar": ("",), "suffix": ("",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def parse(body: dict[str, Any]) -> CompletionRequest:
         n=n,
         priority=request_fields.priority(body),
         is_stream=bool(body.get("stream")),
-        include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
+        include_usage=request_fields.include_usage(body),
     )
 
 

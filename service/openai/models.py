@@ -11,8 +11,8 @@ OWNER = "local-mlx"
 TIER = "3A"
 
 
-def entry(card: ModelCard) -> dict[str, Any]:
-    """Return the bare object for one model."""
+def entry(card: ModelCard, aliases: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the bare object for one model, which also goes by the *aliases*."""
     return {
         "id": card.id,
         "object": "model",
@@ -23,12 +23,13 @@ def entry(card: ModelCard) -> dict[str, Any]:
         "family": card.family,
         "tags": _tags(card),
         "tier": TIER,
+        "aliases": list(aliases),
     }
 
 
-def listing(cards: Sequence[ModelCard]) -> dict[str, Any]:
-    """Return the list envelope around the entries of *cards*."""
-    return {"object": "list", "data": [entry(card) for card in cards]}
+def listing(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the list envelope around *entries*."""
+    return {"object": "list", "data": list(entries)}
 
 
 def _tags(card: ModelCard) -> list[str]:

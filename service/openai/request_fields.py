@@ -7,7 +7,7 @@ Pure translation, like all of this folder; the bodies have passed their contract
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -120,7 +120,7 @@ def chat(
     Return the prompt that *turns* and *tools* are, with the switches that *body* gives its template.
 
     Raises:
-        UnsupportedParameter: it asks a model that can't for thinking, or for tools.
+        UnsupportedParameter: it asks a model that can't for tools.
         InvalidRequest: it brings a template, or would put something in the place of what the model's
             own gets anyway; or what it says of the prompt's end can't be.
     """
@@ -138,9 +138,7 @@ def chat(
         )
     thinking = options.pop("enable_thinking", None)
     effort = body.get("reasoning_effort")
-    if effort is not None:
-        if effort != "none" and not card.knows_thinking:
-            raise UnsupportedParameter("This model does not think.", param="reasoning_effort")
+    if effort == "none" or (effort is not None and card.knows_thinking):
         options["reasoning_effort"] = effort
         thinking = effort != "none"
     goes_on = bool(body.get("continue_final_message"))
@@ -167,27 +165,54 @@ def chat(
     )
 
 
+def ignored_effort(name: str, effort: str | None, card: ModelCard) -> tuple[str, ...]:
+    """Return the *name* of the hint how long to think, if the model doesn't think and is asked to."""
+    return () if effort in (None, "none") or card.knows_thinking else (name,)
+
+
+def ignored_verbosity(name: str, verbosity: str | None) -> tuple[str, ...]:
+    """Return the *name* of the hint how much to say, which no model takes, if it says anything."""
+    return () if verbosity in (None, "medium") else (name,)
+
+
 def constraint(body: Mapping[str, Any]) -> Constraint | None:
     """
-    Return the form that the answer's text must have, by `response_format` or vLLM's extra fields.
+    Return the form that the answer's text must have, by `response_format` or the fields of other servers.
 
     Raises:
-        InvalidRequest: it is asked for twice, or its schema is too large, too deep, or refers to
-            another document.
+        InvalidRequest: two forms are asked for that aren't the same, or its schema is too large, too
+            deep, or refers to another document.
     """
     found = [
         *_by_format(body.get("response_format") or {}),
         *_structured(body.get("structured_outputs") or {}, "structured_outputs"),
         *_structured({_GUIDED[n]: body[n] for n in _GUIDED if body.get(n) is not None}, "guided"),
     ]
-    if len(found) > 1:
+    if body.get("json_schema") is not None:  # llama.cpp's
+        found.append(schema_constraint(_schema(body["json_schema"], "json_schema"), "json_schema"))
+    if len({(one.kind, one.source) for one in found}) > 1:
         params = " and ".join(one.param for one in found)
         raise InvalidRequest(f"Only one of {params} can hold.", param=found[1].param)
     return found[0] if found else None
 
 
+def include_usage(body: Mapping[str, Any]) -> bool:
+    """
+    Return whether a stream ends with the counts of its tokens.
+
+    Raises:
+        InvalidRequest: the answer is wanted whole, and says how it shall be streamed.
+    """
+    options = body.get("stream_options")
+    if options is not None and not body.get("stream"):
+        raise InvalidRequest("stream_options needs stream to be true.", param="stream_options")
+    return bool((options or {}).get("include_usage"))
+
+
 def _by_format(response_format: Mapping[str, Any]) -> list[Constraint]:
     match response_format.get("type"):
+        case "json_object" if response_format.get("schema") is not None:
+            return [schema_constraint(response_format["schema"], "response_format.schema")]
         case "json_object":
             return [Constraint("json_object", "", "response_format")]
         case "json_schema":
@@ -278,20 +303,6 @@ def _constraint(kind: ConstraintKind, source: str, param: str) -> Constraint:
     return Constraint(kind, source, param)
 
 
-def tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
-    """
-    Return the functions that the model may call, in the nested form that chats have.
-
-    Raises:
-        InvalidRequest: two have the same name, or the schema of one can't be.
-    """
-    found = [
-        tool(entry["function"], f"tools.{i}.function")
-        for i, entry in enumerate(body.get("tools") or ())
-    ]
-    return distinct(found)
-
-
 def tool(function: Mapping[str, Any], where: str) -> Tool:
     """
     Return one function; *where* is its place in the request.
@@ -305,6 +316,18 @@ def tool(function: Mapping[str, Any], where: str) -> Tool:
         parameters=checked_schema(function.get("parameters") or {}, f"{where}.parameters"),
         strict=bool(function.get("strict")),
     )
+
+
+def among(names: Collection[str], offered: Sequence[Tool]) -> tuple[Tool, ...]:
+    """
+    Return those of the tools *offered* that go by *names*, as `allowed_tools` chooses them.
+
+    Raises:
+        InvalidRequest: one of the names is no tool's.
+    """
+    if not set(names) <= {one.name for one in offered}:
+        raise InvalidRequest("tool_choice allows a tool that is not offered.", param="tool_choice")
+    return tuple(one for one in offered if one.name in names)
 
 
 def distinct(found: Sequence[Tool]) -> tuple[Tool, ...]:

@@ -8,6 +8,7 @@ A response on its way out: deltas into items, and the events that tell of them.
                                                     response.output_text.done
                                                     response.content_part.done
         a call:                                     response.function_call_arguments.delta, .done
+        a call of a custom tool:                    response.custom_tool_call_input.delta, .done
                                                 response.output_item.done
     response.completed, response.incomplete or response.failed
 
@@ -16,20 +17,23 @@ Events are numbered from 0. A response that isn't streamed goes the same way and
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from service.errors import ServiceError
-from service.openai import logprobs
+from service.openai import custom_tools, logprobs
 from service.openai.response_items import Item, new_id
 from service.openai.responses import ResponseRequest
 from service.openai.usage import Usage
 from service.protocol import Delta, TokenLogprob, ToolCall
 
 Event = dict[str, Any]
+# How the text of an item came: for each piece its characters, and its tokens where they were told.
+Pieces = list[tuple[int, int]]
 Status = Literal["in_progress", "completed", "incomplete", "cancelled", "failed"]
 
 # A cut answer is told as such, whoever cut it: there is no event of its own for one that was cancelled.
@@ -40,6 +44,13 @@ _LAST_EVENTS: dict[Status, str] = {
     "failed": "response.failed",
 }
 _PARTS = {"message": "output_text", "reasoning": "reasoning_text"}
+# What an item that has only begun has, by its type.
+_EMPTY: dict[str, Item] = {
+    "message": {"status": "in_progress", "content": []},
+    "reasoning": {"status": "in_progress", "content": []},
+    "function_call": {"status": "in_progress", "arguments": ""},
+    "custom_tool_call": {"status": "in_progress", "input": ""},
+}
 
 
 @dataclass(slots=True)
@@ -86,7 +97,7 @@ class ResponseAnswer:
 
     model: str
     asked: ResponseRequest
-    usage: Usage
+    usage: Usage = field(default_factory=lambda: Usage(0))
     id: str = field(default_factory=_new_id)
     created_at: int = field(default_factory=lambda: int(time.time()))
     status: Status = "in_progress"
@@ -94,6 +105,7 @@ class ResponseAnswer:
     _completed_at: int | None = None
     _error: dict[str, str] | None = None
     _draft: _Draft | None = None
+    _pieces: list[Pieces] = field(default_factory=list)
     _textless: list[TokenLogprob] = field(default_factory=list)
     _n_events: int = 0
 
@@ -118,6 +130,11 @@ class ResponseAnswer:
         if self.status != "in_progress":
             found |= {"usage": self._counts(), "timings": self.usage.timings()}
         return found
+
+    @property
+    def pieces(self) -> list[Pieces]:
+        """For each item of the output, how its text came; a call comes whole."""
+        return self._pieces
 
     def opening(self) -> list[Event]:
         """Return the events that come before anything is said."""
@@ -170,10 +187,11 @@ class ResponseAnswer:
             yield self._begin(draft.item("in_progress", []))
             yield self._part_event("response.content_part.added", draft, part=draft.part())
         draft.pieces.append(text)
-        found = {}
+        found: dict[str, Any] = {}
         if kind == "message":
             found["logprobs"] = self._take_logprobs()
             draft.logprobs += found["logprobs"]
+        self._pieces[-1].append((len(text), len(found.get("logprobs", ()))))
         yield self._part_event(f"response.{_PARTS[kind]}.delta", draft, delta=text, **found)
 
     def _close(self, status: str) -> Iterator[Event]:
@@ -194,22 +212,27 @@ class ResponseAnswer:
     def _call(self, call: ToolCall) -> Iterator[Event]:
         yield from self._close("completed")
         self._textless.clear()
-        item = {
-            "type": "function_call",
-            "id": new_id("function_call"),
-            "status": "in_progress",
-            "call_id": call.id,
-            "name": call.name,
-            "arguments": "",
-        }
+        tool = self.asked.tools.get(call.name)
+        name = call.name if tool is None else tool.name
+        item: Item = {"status": "in_progress", "call_id": call.id, "name": name}
+        if tool is not None and tool.namespace is not None:
+            item["namespace"] = tool.namespace
+        named: dict[str, str] = {"name": name}
+        kind, place, said = "function_call", "arguments", call.arguments
+        event = "response.function_call_arguments"
+        if tool is not None and tool.is_custom:
+            kind, place, said = "custom_tool_call", "input", custom_tools.text_in(call.arguments)
+            event, named = "response.custom_tool_call_input", {}
+        item |= {"type": kind, "id": new_id(kind), place: ""}
         yield self._begin(item)
-        kind, place = "response.function_call_arguments", self._place(item["id"])
-        yield self._event(f"{kind}.delta", **place, delta=call.arguments)
-        yield self._event(f"{kind}.done", **place, name=call.name, arguments=call.arguments)
-        yield self._finish(item | {"status": "completed", "arguments": call.arguments})
+        where = self._place(item["id"])
+        yield self._event(f"{event}.delta", **where, delta=said)
+        yield self._event(f"{event}.done", **where, **named, **{place: said})
+        yield self._finish(item | {"status": "completed", place: said})
 
     def _begin(self, item: Item) -> Event:
         self.output.append(item)
+        self._pieces.append([])
         return self._item_event("response.output_item.added")
 
     def _finish(self, item: Item) -> Event:
@@ -249,3 +272,61 @@ class ResponseAnswer:
     def _event(self, kind: str, **fields: Any) -> Event:
         self._n_events += 1
         return {"type": kind, "sequence_number": self._n_events - 1, **fields}
+
+
+def replay(body: dict[str, Any], pieces: Sequence[Pieces]) -> Iterator[Event]:
+    """
+    Yield the events of a response that has ended, with the numbers that they had.
+
+    Args:
+        body: the response.
+        pieces: how the text of each of its items came.
+    """
+    numbers = itertools.count()
+
+    def event(kind: str, **fields: Any) -> Event:
+        return {"type": kind, "sequence_number": next(numbers), **fields}
+
+    unsaid = {"completed_at": None, "error": None, "incomplete_details": None, "usage": None}
+    begun = {name: value for name, value in body.items() if name != "timings"}
+    begun |= unsaid | {"status": "in_progress", "output": []}
+    yield event("response.created", response=begun)
+    yield event("response.in_progress", response=begun)
+    for index, (item, its_pieces) in enumerate(zip(body["output"], pieces, strict=True)):
+        for kind, fields in _retold(item, its_pieces):
+            place = {} if "item" in fields else {"item_id": item["id"]}
+            yield event(kind, **place, output_index=index, **fields)
+    yield event(_LAST_EVENTS[body["status"]], response=body)
+
+
+def _retold(item: Item, pieces: Pieces) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the events of one item, by type, without its place."""
+    yield "response.output_item.added", {"item": item | _EMPTY[item["type"]]}
+    if item["type"] in _PARTS:
+        yield from _retold_part(item["type"], item["content"][0], pieces)
+    elif item["type"] == "custom_tool_call":
+        yield "response.custom_tool_call_input.delta", {"delta": item["input"]}
+        yield "response.custom_tool_call_input.done", {"input": item["input"]}
+    else:
+        said = {"name": item["name"], "arguments": item["arguments"]}
+        yield "response.function_call_arguments.delta", {"delta": item["arguments"]}
+        yield "response.function_call_arguments.done", said
+    yield "response.output_item.done", {"item": item}
+
+
+def _retold_part(kind: str, part: Item, pieces: Pieces) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the events of the one part that an item of *kind* has."""
+    place = {"content_index": 0}
+    text, tokens = part["text"], part.get("logprobs", [])
+
+    def told(some: list[Item]) -> dict[str, Any]:
+        return {"logprobs": some} if kind == "message" else {}
+
+    yield "response.content_part.added", {**place, "part": part | {"text": "", **told([])}}
+    for n_characters, n_tokens in pieces:
+        said = {"delta": text[:n_characters], **told(tokens[:n_tokens])}
+        yield f"response.{_PARTS[kind]}.delta", place | said
+        text, tokens = text[n_characters:], tokens[n_tokens:]
+    whole = {"text": part["text"], **told(part.get("logprobs", []))}
+    yield f"response.{_PARTS[kind]}.done", place | whole
+    yield "response.content_part.done", {**place, "part": part}

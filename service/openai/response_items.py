@@ -1,7 +1,7 @@
 """
 The items of responses, and the turns of a chat that they are.
 
-An item is a message, a call of a function, the call's output, or thoughts. Those of a request get the
+An item is a message, a call of a tool, the call's output, or thoughts. Those of a request get the
 id and the state that they lack, and from then on are like those that a response has put out: they can be
 kept, listed and referred to.
 """
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from service.errors import InvalidRequest, UnsupportedParameter
-from service.openai import chat
+from service.openai import chat, custom_tools
 from service.protocol import ToolCall, Turn
 
 Item = dict[str, Any]
@@ -25,6 +25,8 @@ _PREFIXES = {
     "message": "msg",
     "function_call": "fc",
     "function_call_output": "fco",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
     "reasoning": "rs",
 }
 
@@ -42,6 +44,11 @@ class Memory(Protocol):
 def new_id(kind: str) -> str:
     """Return an id for an item of type *kind*."""
     return f"{_PREFIXES[kind]}_{secrets.token_hex(12)}"
+
+
+def known_name(name: str, namespace: str | None) -> str:
+    """Return the name under which the model knows a tool of a *namespace*; None: it is in none."""
+    return name if namespace is None else f"{namespace}__{name}"
 
 
 def received(given: str | Sequence[Item], memory: Memory) -> list[Item]:
@@ -118,9 +125,9 @@ def turns(earlier: Sequence[Item], given: Sequence[Item]) -> tuple[Turn, ...]:
         if item["type"] == "message":
             role = "system" if item["role"] == "developer" else item["role"]
             found.append(Turn(role, _text(item["content"], f"{where}.content")))
-        elif item["type"] == "function_call":
+        elif item["type"] in {"function_call", "custom_tool_call"}:
             _add_call(item, where, found, is_new=bool(thoughts))
-        elif item["type"] == "function_call_output":
+        elif item["type"] in {"function_call_output", "custom_tool_call_output"}:
             output = _text(item["output"], f"{where}.output")
             found.append(Turn("tool", output, tool_call_id=item["call_id"]))
         if thoughts and found[-1].role == "assistant":
@@ -138,8 +145,12 @@ def _thoughts(item: Item) -> str:
 
 def _add_call(item: Item, where: str, found: list[Turn], *, is_new: bool) -> None:
     """Add a call to the assistant's turn that it belongs to, or to a new one."""
-    arguments = chat.arguments(item["arguments"], f"{where}.arguments")
-    call = ToolCall(item["call_id"], item["name"], arguments)
+    if item["type"] == "custom_tool_call":
+        arguments = custom_tools.arguments_of(item["input"])
+    else:
+        arguments = chat.arguments(item["arguments"], f"{where}.arguments")
+    name = known_name(item["name"], item.get("namespace"))
+    call = ToolCall(item["call_id"], name, arguments)
     if is_new or not found or found[-1].role != "assistant":
         found.append(Turn("assistant"))
     found[-1] = replace(found[-1], tool_calls=(*found[-1].tool_calls, call))

@@ -6,10 +6,12 @@ They are kept as the bytes that are sent, which is small and has a size; nothing
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from service.openai.response_events import Event, Pieces, replay
 from service.openai.response_items import Item
 
 MAX_RESPONSES = 1000
@@ -17,16 +19,17 @@ MAX_BYTES = 64 * 1024 * 1024
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """A response and the items of its own request, both as JSON."""
+    """A response and the items of its own request, both as JSON; and how its text came, as msgpack."""
 
     body: bytes
     items: bytes
+    pieces: bytes
     previous_id: str | None
     output_ids: tuple[str, ...]
 
     @property
     def n_bytes(self) -> int:
-        return len(self.body) + len(self.items)
+        return len(self.body) + len(self.items) + len(self.pieces)
 
     def output(self) -> list[Item]:
         found: list[Item] = msgspec.json.decode(self.body)["output"]
@@ -49,11 +52,19 @@ class Archive:
         self._holders: dict[str, str] = {}  # the response that each item of an output is in
         self._n_bytes = 0
 
-    def keep(self, body: dict[str, Any], items: list[Item]) -> None:
-        """Keep a response that has ended and the *items* of its request; the oldest ones give way."""
+    def keep(self, body: dict[str, Any], items: list[Item], pieces: Sequence[Pieces] = ()) -> None:
+        """
+        Keep a response that has ended; the oldest ones give way.
+
+        Args:
+            body: the response.
+            items: of its request.
+            pieces: how the text of each item of its output came.
+        """
         kept = _Kept(
             msgspec.json.encode(body),
             msgspec.json.encode(items),
+            msgspec.msgpack.encode(pieces),
             body["previous_response_id"],
             tuple(item["id"] for item in body["output"]),
         )
@@ -79,6 +90,14 @@ class Archive:
         """Return a response as JSON; None: it isn't kept."""
         kept = self._used(response_id)
         return None if kept is None else kept.body
+
+    def events(self, response_id: str) -> list[Event] | None:
+        """Return the events that told of a response; None: it isn't kept."""
+        kept = self._used(response_id)
+        if kept is None:
+            return None
+        pieces = msgspec.msgpack.decode(kept.pieces, type=list[Pieces])
+        return list(replay(msgspec.json.decode(kept.body), pieces))
 
     def item(self, item_id: str) -> Item | None:
         """Return one item of a response's output; None: it isn't kept."""

@@ -14,7 +14,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
 from contextlib import ExitStack
 from typing import Any
 from urllib.parse import quote
@@ -23,16 +23,20 @@ import msgspec
 
 from service.errors import (
     InternalError,
+    InvalidRequest,
     RequestTimeout,
     RequestTooLarge,
     ServiceError,
     ShuttingDown,
 )
 from service.telemetry import Metrics, request_id
+from service.web.cors import Cors, Headers
 from service.web.failures import explained
+from service.web.paths import canonical
 
 _log = logging.getLogger(__name__)
 
+Header = tuple[bytes, bytes]
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
@@ -64,12 +68,15 @@ class Exchange:
         is_complete: the last of the response was handed to the server.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, headers: Iterable[Header] = ()
+    ) -> None:
         self.scope = scope
         self.id = _request_id(scope)
         self.leaving = ExitStack()
         self.status: int | None = None
         self.is_complete = False
+        self._headers = tuple(headers)
         self._receive = receive
         self._send = send
         self._began_s = time.perf_counter()
@@ -123,8 +130,10 @@ class Exchange:
             ]
             names = {name for name, _ in ours}
             event["headers"] = [
-                h for h in event.get("headers", ()) if h[0].lower() not in names
-            ] + ours
+                *(h for h in event.get("headers", ()) if h[0].lower() not in names),
+                *ours,
+                *self._headers,
+            ]
         elif event["type"] == "http.response.body":
             self.is_complete = not event.get("more_body", False)
         self._sending_since_s = time.perf_counter()
@@ -147,16 +156,28 @@ class Exchange:
         ]
         if error.retry_after_s is not None:
             headers.append((b"retry-after", str(error.retry_after_s).encode("ascii")))
-        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self.answer(error.status, headers, body)
+
+    async def answer(self, status: int, headers: Headers, body: bytes = b"") -> None:
+        """Send a whole response."""
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 
 
 class Edge:
-    """The ASGI application that servers are given; *app* is what it wraps."""
+    """
+    The ASGI application that servers are given.
 
-    def __init__(self, app: App, metrics: Metrics) -> None:
+    Args:
+        app: what it wraps.
+        metrics: where requests are counted.
+        cors: which web pages may read answers.
+    """
+
+    def __init__(self, app: App, metrics: Metrics, cors: Cors | None = None) -> None:
         self._app = app
         self._metrics = metrics
+        self._cors = cors or Cors()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -168,9 +189,10 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send, self._cors.headers(scope))
         scope["exchange"] = exchange
         path = quote(scope["path"])[:MAX_LOGGED_PATH]
+        scope["path"] = canonical(scope["path"])
         method = scope["method"] if scope["method"] in _KNOWN_METHODS else "OTHER"
         task = asyncio.current_task()
         assert task is not None
@@ -203,6 +225,11 @@ class Edge:
 
     async def _serve(self, exchange: Exchange) -> None:
         try:
+            preflight = self._cors.preflight(exchange.scope)
+            if preflight is not None:
+                await exchange.answer(204, preflight)
+                return
+            _check_host(exchange.scope)
             body = await exchange.body()
             await self._run(exchange, body)
         except ClientGone:
@@ -241,6 +268,20 @@ class Edge:
             app.cancel()
             gone.cancel()
             await asyncio.gather(app, gone, return_exceptions=True)
+
+
+def _check_host(scope: Scope) -> None:
+    """
+    See that a request of HTTP/1.1 names its host, once.
+
+    Raises:
+        InvalidRequest: it doesn't, which RFC 9112 answers with 400.
+    """
+    hosts = [value for name, value in scope["headers"] if name.lower() == b"host"]
+    if scope.get("http_version") == "1.1" and len(hosts) != 1:
+        raise InvalidRequest(
+            "A request of HTTP/1.1 has exactly one Host header.", code="invalid_host"
+        )
 
 
 def _request_id(scope: Scope) -> str:

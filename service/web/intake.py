@@ -2,14 +2,18 @@
 Where a request for answers comes in: the model it means, a permit, a ticket; and what goes back out.
 
 Every endpoint that generates goes through here and nowhere else, so that each refusal comes before any
-header, and whatever way a request ends gives back what it held.
+header, and whatever way a request ends gives back what it held. Only a stream that has to wait for long
+begins before it is accepted, since many clients give up when they hear nothing: what it is refused with
+then is its last event.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import falcon
@@ -17,7 +21,7 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from service import contracts
-from service.catalog.resolve import resolve
+from service.catalog.resolve import Names
 from service.fleet.admission import Admission
 from service.fleet.supervisor import Supervisor
 from service.fleet.ticket import Ticket
@@ -30,6 +34,55 @@ from service.web import sse
 _log = logging.getLogger(__name__)
 
 
+Begun = tuple[Ticket, tuple[int, ...]]
+
+
+class Submission:
+    """
+    A request's jobs on their way: through the queue, by a permit, to the engine's word that it takes them.
+
+    Args:
+        coming: waits for all of it, and returns the ticket with the lengths of the prompts in tokens.
+    """
+
+    def __init__(self, coming: Coroutine[Any, Any, Begun]) -> None:
+        self._coming = asyncio.create_task(coming)
+        # Nobody asks what became of it where the client has left.
+        self._coming.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    async def accepted(self) -> Begun:
+        """
+        Wait for the end of it; return the ticket, and the length of each prompt in tokens.
+
+        Raises:
+            ServiceError: no permit is to be had, or no engine, or the engine rejected a job.
+        """
+        return await self._coming
+
+    async def pings(self) -> AsyncIterator[None]:
+        """Yield a None for every PING_S seconds that it still takes."""
+        while not await self._is_done_soon():
+            yield None
+
+    async def begin_stream(self) -> None:
+        """
+        Wait until a stream may begin: it was accepted, or has waited for as long as a client hears nothing.
+
+        Raises:
+            ServiceError: as `accepted`, if it is known by then.
+        """
+        if await self._is_done_soon():
+            self._coming.result()
+
+    def cancel(self) -> None:
+        """Give up waiting; what was taken until now goes back with the request."""
+        self._coming.cancel()
+
+    async def _is_done_soon(self) -> bool:
+        await asyncio.wait({self._coming}, timeout=sse.PING_S)
+        return self._coming.done()
+
+
 class Intake:
     """
     Takes requests in and sends answers out.
@@ -38,10 +91,13 @@ class Intake:
         supervisor: the engine's keeper, for what needs no permit.
     """
 
-    def __init__(self, supervisor: Supervisor, admission: Admission, metrics: Metrics) -> None:
+    def __init__(
+        self, supervisor: Supervisor, admission: Admission, metrics: Metrics, names: Names
+    ) -> None:
         self.supervisor = supervisor
         self._admission = admission
         self._metrics = metrics
+        self._names = names
 
     async def read(self, req: Request, contract: str) -> dict[str, Any]:
         """
@@ -54,9 +110,9 @@ class Intake:
         contracts.check(contract, body)
         return body
 
-    def card(self, model: str) -> ModelCard:
+    def card(self, model: str | None) -> ModelCard:
         """
-        Return the card of the model that a request means by *model*.
+        Return the card of the model that a request means by *model*, or by leaving it out.
 
         Raises:
             ModelNotReady: there is none that takes requests.
@@ -65,28 +121,30 @@ class Intake:
         card = self.supervisor.lifecycle.healthy_card
         if card is None:
             raise self.supervisor.lifecycle.refusal()
-        return resolve(model, [card])
+        return self._names.resolve(model, [card])
 
-    async def submit(
+    def submit(
         self, req: Request, card: ModelCard, jobs: Sequence[Job], priority: int
-    ) -> Ticket:
+    ) -> Submission:
         """
-        Wait for a permit, the smallest *priority* first, and send *jobs* down.
+        Begin to wait for a permit, the smallest *priority* first, to send *jobs* down.
 
         Permit and ticket go back when the request has ended.
-
-        Raises:
-            ServiceError: no permit is to be had, or no engine.
         """
         _log.info("Processing text request model=%s endpoint=%s", card.id, req.path)
         leaving = req.scope["exchange"].leaving
+        submission = Submission(self._accepted(leaving, jobs, priority))
+        leaving.callback(submission.cancel)
+        return submission
+
+    async def _accepted(self, leaving: ExitStack, jobs: Sequence[Job], priority: int) -> Begun:
         came_s = time.monotonic()
         permit = await self._admission.acquire(priority)
         leaving.callback(permit.release)
         ticket = self.supervisor.submit(jobs)
         ticket.waited_s = time.monotonic() - came_s
         leaving.callback(ticket.close)
-        return ticket
+        return ticket, await ticket.accepted()
 
     async def tokenize(self, card: ModelCard, prompt: Prompt) -> Tokenized:
         """
@@ -104,10 +162,16 @@ class Intake:
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(body)
 
+    def tell_ignored(self, resp: Response, fields: Sequence[str]) -> None:
+        """Tell which *fields* of the request change nothing of its answer, if any do."""
+        if fields:
+            resp.set_header("X-Ignored-Fields", ", ".join(fields))
+
     def stream(self, resp: Response, events: AsyncIterator[bytes]) -> None:
         """Answer with server-sent *events*, as `sse` makes them."""
         resp.content_type = sse.MEDIA_TYPE
         resp.set_header("Cache-Control", "no-cache")
+        resp.set_header("X-Accel-Buffering", "no")  # nginx would hold the events back
         resp.stream = events
 
     def note_broken(self, code: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from service.fleet.admission import Admission
 from service.fleet.supervisor import Supervisor
-from service.web import descriptors
+from service.web import below, descriptors
 from service.web.edge import Edge
 
 _log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Lifespan:
     async def process_startup(self, scope: object, event: object) -> None:  # noqa: ARG002
         """Start the engine and return at once: servers open their socket only after this."""
         descriptors.raise_limit()  # here, since every way of running comes by
+        below.mend()
         self._supervisor.start()
         if threading.current_thread() is threading.main_thread():
             self._listen_for_signals(asyncio.get_running_loop())

@@ -174,7 +174,7 @@ def test_prompt_beyond_the_memory_is_told_the_numbers(
 
     assert refused.value.code == "context_length_exceeded"
     assert refused.value.message == (
-        f"The prompt has 8000 or more tokens; the server's memory holds {made.context_length}, "
+        f"The prompt has 8000 tokens; the server's memory holds {made.context_length}, "
         "prompt and answer together, of the 8192 of the model's context."
     )
 

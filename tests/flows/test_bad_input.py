@@ -52,7 +52,6 @@ BODIES: list[tuple[str, bytes | dict[str, Any], int, str, str | None]] = [
      "json_too_large", None),
     ("deep", b'{"a":' + b"[" * 70 + b"]" * 70 + b"}", 400, "json_too_deep", None),
     ("very-deep", b"[" * 100_000, 400, "json_too_deep", None),
-    ("no-model", {"messages": HELLO["messages"]}, 400, "missing_required_field", "model"),
     ("no-messages", {"model": "gemma"}, 400, "missing_required_field", "messages"),
     ("empty-messages", HELLO | {"messages": []}, 400, "invalid_value", "messages"),
     ("role", HELLO | {"messages": [{"role": "x", "content": ""}]}, 400, "invalid_value", "messages.0.role"),
@@ -105,7 +104,10 @@ BODIES: list[tuple[str, bytes | dict[str, Any], int, str, str | None]] = [
     ("template-messages", HELLO | {"chat_template_kwargs": {"messages": []}}, 400,
      "template_not_allowed", "chat_template_kwargs.messages"),
     ("audio", HELLO | {"audio": {}}, 400, "unsupported_parameter", "audio"),
-    ("effort", HELLO | {"reasoning_effort": "high"}, 400, "unsupported_parameter", "reasoning_effort"),
+    ("grammar-of-llama", HELLO | {"grammar": "root ::= x"}, 400, "unsupported_parameter", "grammar"),
+    ("custom-tool", HELLO | {"tools": [{"type": "custom", "custom": {"name": "f", "format": {
+        "type": "grammar", "grammar": {"syntax": "lark", "definition": "start: A"}}}}]}, 400,
+     "unsupported_parameter", "tools.0.custom.format"),
     ("tool-choice", HELLO | {"tool_choice": "required"}, 400, "invalid_value", "tool_choice"),
     ("arguments", HELLO | {"messages": [{"role": "assistant", "tool_calls": [
         {"id": "1", "type": "function", "function": {"name": "f", "arguments": "[]"}}]}]}, 400,

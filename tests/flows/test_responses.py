@@ -351,15 +351,14 @@ def test_logprobs_are_told_when_included(sdk: openai.OpenAI) -> None:
 
 
 BAD: list[tuple[str, dict[str, Any], int, str, str | None]] = [
-    ("no-model", {"input": "Hi"}, 400, "missing_required_field", "model"),
     ("no-input", {"model": "gemma"}, 400, "missing_required_field", "input"),
     ("input-number", HELLO | {"input": 7}, 400, "invalid_type", "input"),
     ("role", HELLO | {"input": [{"role": "x", "content": ""}]}, 400, "invalid_value", "input.0.role"),
     ("range", HELLO | {"temperature": 3}, 400, "invalid_value", "temperature"),
     ("limit", HELLO | {"max_output_tokens": 0}, 400, "invalid_value", "max_output_tokens"),
     ("background", HELLO | {"background": True}, 400, "unsupported_parameter", "background"),
-    ("search", HELLO | {"tools": [{"type": "web_search"}]}, 400, "unsupported_parameter",
-     "tools.0.type"),
+    ("search", HELLO | {"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}},
+     400, "unsupported_parameter", "tool_choice.type"),
     ("image", HELLO | {"input": [{"role": "user", "content": [
         {"type": "input_image", "image_url": "http://127.0.0.1/"}]}]}, 400,
      "unsupported_content", "input.0.content.0.type"),

@@ -20,6 +20,8 @@ from service.protocol import Chat, Job, Prompt, Text, Tokens
 
 MAX_REASON_LENGTH = 200  # characters of a template's refusal that a client is told; taste
 MAX_QUOTED_LENGTH = 60  # characters of a message that can't be in the prompt; taste
+# Characters per token of the context up to which a prompt that is too long is counted to its end; taste.
+COUNTED_PER_TOKEN = 8
 
 
 class RefusedPrompt(Exception):
@@ -30,13 +32,17 @@ class RefusedPrompt(Exception):
         message: what is wrong with it, in a sentence for the caller.
         param: the request's field that is to blame.
         code: the error's code on the wire.
+        overflow: of a prompt that is too long, its tokens and how many it could have.
     """
 
-    def __init__(self, message: str, *, param: str, code: str) -> None:
+    def __init__(
+        self, message: str, *, param: str, code: str, overflow: tuple[int, int] | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.code = code
+        self.overflow = overflow
 
 
 class TokenMask(Protocol):
@@ -120,7 +126,7 @@ class Prompter:
         ids = self._ids(job.prompt, rendered, self._context_length)
         room = self._context_length - len(ids)
         if room < 1 and job.max_tokens != 0:
-            raise self._overflow(f"{len(ids)} or more", _param(job.prompt))
+            raise self._overflow(len(ids), _param(job.prompt))
         return Prepared(
             ids,
             text=self._echo(job, ids) if job.echo else "",
@@ -134,7 +140,7 @@ class Prompter:
 
         Args:
             prompt: a chat, a text, or ids to be checked.
-            limit: how many there may be; more are not looked at. None: as many as there are.
+            limit: how many there may be; of far more, no more are looked at. None: as many as there are.
 
         Raises:
             RefusedPrompt: the model has no chat template, or its template refuses these turns, or the
@@ -149,7 +155,9 @@ class Prompter:
             case Chat():
                 assert rendered is not None
                 self._check_length(rendered.text, limit, "messages")
-                ids = self._encode_pieces(rendered.pieces(), limit)
+                # Whoever has to shorten it is told by how much, unless it is far too long.
+                is_counted = limit is None or len(rendered.text) <= limit * COUNTED_PER_TOKEN
+                ids = self._encode_pieces(rendered.pieces(), None if is_counted else limit)
             case Text(text):
                 self._check_length(text, limit, "prompt")
                 ids = self._encode(text, add_special_tokens=True, split_special_tokens=True)
@@ -157,7 +165,7 @@ class Prompter:
                 ids = list(given)
         param = _param(prompt)
         if limit is not None and len(ids) > limit:
-            raise self._overflow(f"{len(ids)} or more", param)
+            raise self._overflow(len(ids), param)
         if not ids:
             raise RefusedPrompt("The prompt is empty.", param=param, code="invalid_prompt")
         if not 0 <= min(ids) <= max(ids) < self._vocabulary.n_tokens:
@@ -203,7 +211,8 @@ class Prompter:
         begun = opening.rfind(self._tokenizer.think_start)
         return bool(begun > opening.rfind(self._tokenizer.think_end))
 
-    def _overflow(self, how_many: str, param: str) -> RefusedPrompt:
+    def _overflow(self, n_tokens: int, param: str) -> RefusedPrompt:
+        """Return the refusal of a prompt of *n_tokens*, or of far more."""
         fits = f"the model's context holds {self._context_length}, prompt and answer together"
         if self._context_length < self._model_context_length:
             fits = (
@@ -211,15 +220,16 @@ class Prompter:
                 f"of the {self._model_context_length} of the model's context"
             )
         return RefusedPrompt(
-            f"The prompt has {how_many} tokens; {fits}.",
+            f"The prompt has {n_tokens} tokens; {fits}.",
             param=param,
             code="context_length_exceeded",
+            overflow=(n_tokens, self._context_length - 1),
         )
 
     def _check_length(self, text: str, limit: int | None, param: str) -> None:
         """Refuse a *text* that is too long whatever its tokens are, before it is encoded."""
         if limit is not None and len(text) > limit * self._max_token_length:
-            raise self._overflow("far more", param)
+            raise self._overflow(len(text) // self._max_token_length, param)
 
     def _render(self, chat: Chat) -> RenderedChat:
         if not self._tokenizer.has_chat_template:

@@ -7,11 +7,11 @@ from typing import Any
 
 from falcon.asgi import Request, Response
 
-from service.fleet.ticket import Ticket
 from service.openai import completions
 from service.openai.usage import Usage
+from service.protocol import ModelCard
 from service.web import sse
-from service.web.intake import Intake, collect
+from service.web.intake import Begun, Intake, Submission, collect
 
 
 class Completions:
@@ -21,34 +21,46 @@ class Completions:
         self._intake = intake
 
     async def on_post(self, req: Request, resp: Response) -> None:
-        """Check, admit, submit, and translate what comes; every refusal comes before any header."""
+        """Check, submit, and translate what comes; every refusal that is known comes before any header."""
         body = await self._intake.read(req, "completion-request")
-        card = self._intake.card(body["model"])
+        card = self._intake.card(body.get("model"))
         asked = completions.parse(body)
-        ticket = await self._intake.submit(req, card, asked.jobs, asked.priority)
-        lengths = await ticket.accepted()
-        answer = completions.CompletionAnswer(
-            card.id,
-            Usage(
-                sum(lengths[:: asked.n]),
-                len(asked.jobs),
-                ticket.waited_s,
-                n_prompts=len(asked.jobs) // asked.n,
-            ),
-            with_logprobs=asked.jobs[0].top_logprobs is not None,
-            include_usage=asked.include_usage,
-        )
+        submission = self._intake.submit(req, card, asked.jobs, asked.priority)
         if asked.is_stream:
-            chunks = _chunks(ticket, answer)
+            await submission.begin_stream()
+            chunks = _chunks(submission, card, asked)
             self._intake.stream(resp, sse.stream(chunks, self._intake.note_broken))
-        else:
-            self._intake.send(resp, answer.completion(await collect(ticket)))
+            return
+        accepted = await submission.accepted()
+        answer = _answer(card, asked, accepted)
+        self._intake.send(resp, answer.completion(await collect(accepted[0])))
+
+
+def _answer(
+    card: ModelCard, asked: completions.CompletionRequest, accepted: Begun
+) -> completions.CompletionAnswer:
+    ticket, lengths = accepted
+    return completions.CompletionAnswer(
+        card.id,
+        Usage(
+            sum(lengths[:: asked.n]),
+            len(asked.jobs),
+            ticket.waited_s,
+            n_prompts=len(asked.jobs) // asked.n,
+        ),
+        with_logprobs=asked.jobs[0].top_logprobs is not None,
+        include_usage=asked.include_usage,
+    )
 
 
 async def _chunks(
-    ticket: Ticket, answer: completions.CompletionAnswer
+    submission: Submission, card: ModelCard, asked: completions.CompletionRequest
 ) -> AsyncIterator[dict[str, Any] | None]:
     """Yield the chunks of all answers as they come, None where the line went quiet."""
+    async for ping in submission.pings():
+        yield ping
+    accepted = await submission.accepted()
+    answer, (ticket, _) = _answer(card, asked, accepted), accepted
     async for delta in ticket.deltas(sse.PING_S):
         yield None if delta is None else answer.chunk(ticket.index_of(delta), delta)
     if answer.include_usage:

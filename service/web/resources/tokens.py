@@ -18,7 +18,7 @@ class Tokenize:
     async def on_post(self, req: Request, resp: Response) -> None:
         """Ask the engine, whose tokenizer it is."""
         body = await self._intake.read(req, "tokenize-request")
-        card = self._intake.card(body["model"])
+        card = self._intake.card(body.get("model"))
         found = await self._intake.tokenize(card, tokens.prompt(body, card))
         with_texts = bool(body.get("return_token_strs"))
         self._intake.send(resp, tokens.token_list(card, found, with_texts=with_texts))
@@ -33,7 +33,7 @@ class Detokenize:
     async def on_post(self, req: Request, resp: Response) -> None:
         """Ask the engine; what it calls a prompt are the request's tokens."""
         body = await self._intake.read(req, "detokenize-request")
-        card = self._intake.card(body["model"])
+        card = self._intake.card(body.get("model"))
         try:
             text = await self._intake.supervisor.detokenize(tuple(map(int, body["tokens"])))
         except InvalidRequest as error:
@@ -50,7 +50,7 @@ class Estimate:
     async def on_post(self, req: Request, resp: Response) -> None:
         """Count the tokens of each prompt."""
         body = await self._intake.read(req, "estimate-request")
-        card = self._intake.card(body["model"])
+        card = self._intake.card(body.get("model"))
         jobs = tokens.planned(body, card)
         found = [await self._intake.tokenize(card, job.prompt) for job in jobs]
         lengths = [len(each.ids) for each in found]

@@ -29,6 +29,9 @@ REFUSALS = {
 }
 # Fields that are right by themselves, and refused for what stands, or does not stand, in another.
 RELATED = {
+    "json_schema",
+    "starting_after",
+    "stream_options",
     "tool_choice",
     "tools",
     "top_logprobs",
