@@ -44,11 +44,18 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ToolCall(Part, frozen=True):
-    """A call that an assistant turn made; `arguments` is a JSON object as text, known to be valid."""
+    """
+    A call that an assistant turn made.
+
+    Attributes:
+        arguments: a JSON object as text, known to be valid; of a call that is cut only its beginning.
+        is_cut: the answer's limit cut the call.
+    """
 
     id: str
     name: str
     arguments: str
+    is_cut: bool = False
 
 
 class Turn(Part, frozen=True):
@@ -211,6 +218,7 @@ class ModelCard(Part, frozen=True):
         quantization_bits: bits of a quantized weight; None: not quantized.
         has_chat_template: it can be asked in turns.
         knows_tools: its chat template takes tools.
+        knows_calls: the notation of its own calls is known; where not, it calls where a request demands it.
         knows_thinking: its chat template keeps reasoning apart.
         notes: what an operator should know of it, each a clause that begins with "it" or "its".
     """
@@ -225,6 +233,7 @@ class ModelCard(Part, frozen=True):
     knows_tools: bool = False
     knows_thinking: bool = False
     notes: tuple[str, ...] = ()
+    knows_calls: bool = True
 
 
 class Budget(Part, frozen=True):
@@ -278,6 +287,8 @@ class Load(Message, frozen=True):
         chat_template: file with the chat template to use; None: the model's own.
         adapter_path: folder or hub id of a LoRA adapter for the model; None: it is served as it is.
         trust_remote_code: code in the model's folder may be run.
+        tool_parser: name of the notation of its calls; None: as its chat template shows.
+        reasoning_parser: name of the notation of its thoughts; None: as its chat template shows.
     """
 
     model_path: str | None
@@ -297,6 +308,8 @@ class Load(Message, frozen=True):
     chat_template: str | None = None
     adapter_path: str | None = None
     trust_remote_code: bool = False
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
 
 
 class Submit(Message, frozen=True):
@@ -447,10 +460,10 @@ class Delta(Part, frozen=True):
     Attributes:
         text: new text, often one token's, may be empty while a character or a stop text is incomplete.
         n_completion_tokens: tokens generated so far, the end-of-turn token not counted.
-        finish_reason: set on the ticket's last delta.
+        finish_reason: set on the ticket's last delta, which says nothing else.
         reasoning: new text of what the model thinks before it answers.
         n_reasoning_tokens: how many of the generated tokens were that.
-        tool_calls: calls that are complete now, their arguments valid JSON objects.
+        tool_calls: calls that are complete now; at the end, too, the one that the limit cut.
         logprobs: of the tokens whose text is out now; empty unless asked for.
         spent: set on the ticket's last delta.
         stop_text: the job's stop text that ended the answer; None: none did, or not yet.

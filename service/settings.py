@@ -20,6 +20,16 @@ import click
 MODEL_TYPES = ("lm", "multimodal", "embeddings", "whisper")
 BUILT_MODEL_TYPES = ("lm",)
 BOOT_FAILURE_STATUS = 3
+# Notations of calls and of thoughts by name; the rows are in service/engine/text/notations.py.
+TOOL_PARSERS = (
+    "harmony", "cohere", "command_r", "deepseek_v32", "deepseek_v3", "deepseek_v31", "kimi_k2",
+    "kimi_k3", "minimax_m2", "gemma4", "function_gemma", "longcat", "glm47", "pythonic", "seed_oss",
+    "qwen3_coder", "minicpm5", "mistral", "mistral_v3", "muse_spark", "nemotron", "jamba",
+    "phi4_mini", "granite", "functionary_v32", "functionary_v31", "hermes", "llama",
+)  # fmt: skip
+REASONING_PARSERS = (
+    "seed_oss", "mistral", "cohere", "gemma4", "kimi_k3", "granite", "longcat", "think_start", "think",
+)  # fmt: skip
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -236,6 +246,14 @@ class Settings:
     trust_remote_code: bool = _option(
         "TRUST_REMOTE_CODE", "--trust-remote-code", click.BOOL, False,
         "Run the code that a model brings in its own folder; without, a model that needs it is not served.",
+    )  # fmt: skip
+    tool_parser: str | None = _option(
+        "TOOL_PARSER", "--tool-parser", click.Choice(TOOL_PARSERS), None,
+        "Notation in which the model writes tool calls. None: the one that its chat template shows.",
+    )  # fmt: skip
+    reasoning_parser: str | None = _option(
+        "REASONING_PARSER", "--reasoning-parser", click.Choice(REASONING_PARSERS), None,
+        "Notation in which the model marks its thoughts. None: the one that its chat template shows.",
     )  # fmt: skip
 
     def is_loopback(self) -> bool:

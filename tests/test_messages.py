@@ -491,6 +491,18 @@ def test_message_when_empty() -> None:
     assert ([], "end_turn") == (body["content"], body["stop_reason"])
 
 
+def test_call_that_was_cut_has_no_block() -> None:
+    """A block holds an object, and half a one is none; the end says that something was cut."""
+    cut = (ToolCall("c1", "add", '{"a":', is_cut=True),)
+    deltas = [Delta(1, "Well.", 2), Delta(1, "", 9, tool_calls=cut), Delta(1, "", 9, "length")]
+    kinds = [event["type"] for event in streamed(*deltas)]
+    body = answer().message(deltas)
+
+    assert [{"type": "text", "text": "Well."}] == body["content"]
+    assert "max_tokens" == body["stop_reason"]
+    assert 1 == kinds.count("content_block_start")
+
+
 @pytest.mark.parametrize(
     ("last", "reason", "sequence"),
     [

@@ -757,6 +757,17 @@ def test_response_when_functions_are_called() -> None:
     assert ("c2", "completed") == (second["call_id"], second["status"])
 
 
+def test_response_when_a_call_is_cut() -> None:
+    """The item holds as much of the arguments as there is, and says that it isn't complete."""
+    cut = (ToolCall("c1", "add", '{"a":', is_cut=True),)
+    body, _ = answered([Delta(1, "", 9, tool_calls=cut), Delta(1, "", 9, "length")])
+    (item,) = body["output"]
+
+    assert ("incomplete", "incomplete", '{"a":') == (
+        body["status"], item["status"], item["arguments"]
+    )  # fmt: skip
+
+
 def test_response_when_nothing_is_said() -> None:
     """An answer of no text is a message with an empty text."""
     body, _ = answered(SILENT)

@@ -77,6 +77,17 @@ TABLE: list[tuple[str, str, str, Any, str, str, Any, Any]] = [
         True,
         False,
     ),
+    ("tool_parser", "TOOL_PARSER", "--tool-parser", None, "llama", "hermes", "llama", "hermes"),
+    (
+        "reasoning_parser",
+        "REASONING_PARSER",
+        "--reasoning-parser",
+        None,
+        "think",
+        "mistral",
+        "think",
+        "mistral",
+    ),
 ]
 NAMES = [row[0] for row in TABLE]
 
@@ -98,6 +109,8 @@ BAD = [
     ("--queue-size", "QUEUE_SIZE", "100001", ["0<=x<=100000"]),
     ("--log-level", "LOG_LEVEL", "loud", ["debug", "info", "warning", "error", "critical"]),
     ("--kv-bits", "KV_BITS", "6", ["4", "8"]),
+    ("--tool-parser", "TOOL_PARSER", "gpt", ["harmony", "hermes", "llama"]),
+    ("--reasoning-parser", "REASONING_PARSER", "qwen", ["mistral", "think"]),
     ("--kv-bits", "KV_BITS", "8.0", ["4", "8"]),
     ("--max-kv-size", "MAX_KV_SIZE", "15", ["x>=16"]),
     ("--model-type", "MODEL_TYPE", "video", ["lm", "multimodal", "embeddings", "whisper"]),

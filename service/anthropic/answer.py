@@ -110,12 +110,14 @@ class MessageAnswer:
 
 
 def _blocks(delta: Delta) -> Iterator[dict[str, Any]]:
-    """Yield what *delta* adds, each piece as a block of its own."""
+    """Yield what *delta* adds, each piece as a block of its own; a call that was cut has no place here."""
     if delta.reasoning:
         yield _block("thinking", delta.reasoning)
     if delta.text:
         yield _block("text", delta.text)
     for call in delta.tool_calls:
+        if call.is_cut:
+            continue
         arguments = json.loads(call.arguments)
         yield {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
@@ -14,6 +14,7 @@ from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.prepare import Preparer
 from service.engine.scheduler.scheduler import Batching, Scheduler
+from service.engine.text.call_format import formats
 from service.engine.text.prompt import RefusedPrompt
 from service.engine.trial import open_batches, open_prefixes, trial_prompt
 from service.engine.warmup import warm_up
@@ -67,6 +68,7 @@ def _started(loaded: LoadedModel, order: Load) -> Started:
     logits = loaded.model(mx.array([[0]]))
     if not mx.isfinite(logits).all().item():
         raise UnfitModel("it computes no finite numbers; its weights are damaged")
+    loaded = replace(loaded, card=formats(loaded.tokenizer).confirmed(loaded.card))
     draft = load_draft(order, loaded, logits.shape[-1])
     loaded, memory = plan(loaded, order, draft.n_bytes if draft else None)
     vocabulary = Vocabulary(loaded.tokenizer, logits.shape[-1])

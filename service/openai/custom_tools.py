@@ -51,13 +51,19 @@ def tool(given: Mapping[str, Any], where: str) -> Tool:
 
 
 def text_in(arguments: str) -> str:
-    """Return the text of a call that the model made; arguments that aren't as they should be are the text."""
-    try:
-        found = json.loads(arguments)
-    except ValueError:
-        return arguments
-    text = found.get(_INPUT) if isinstance(found, dict) else None
-    return text if isinstance(text, str) else arguments
+    """
+    Return the text of a call that the model made, or its beginning, where the call is cut.
+
+    Arguments that aren't as they should be are the text.
+    """
+    for ending in ("", '"}'):
+        try:
+            found = json.loads(arguments + ending)
+        except ValueError:
+            continue
+        text = found.get(_INPUT) if isinstance(found, dict) else None
+        return text if isinstance(text, str) else arguments
+    return arguments
 
 
 def arguments_of(text: str) -> str:

@@ -38,7 +38,7 @@ def _tags(card: ModelCard) -> list[str]:
     tags = {
         "local": True,
         "chat": can_chat,
-        "tools": can_chat and card.knows_tools,
+        "tools": can_chat and card.knows_tools and card.knows_calls,
         "json_schema": can_chat,
         "logprobs": can_chat,
         "completions": True,

@@ -228,7 +228,8 @@ class ResponseAnswer:
         where = self._place(item["id"])
         yield self._event(f"{event}.delta", **where, delta=said)
         yield self._event(f"{event}.done", **where, **named, **{place: said})
-        yield self._finish(item | {"status": "completed", place: said})
+        status = "incomplete" if call.is_cut else "completed"
+        yield self._finish(item | {"status": status, place: said})
 
     def _begin(self, item: Item) -> Event:
         self.output.append(item)

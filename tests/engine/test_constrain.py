@@ -156,13 +156,13 @@ def test_one_call_where_only_one_is_wanted(wild: Scheduler, preparer: Preparer) 
         assert deltas[-1].finish_reason == "tool_calls"
 
 
-def test_call_that_is_cut_is_text(wild: Scheduler, preparer: Preparer) -> None:
-    """Cut by the token limit, a call is handed back as the text it is, and the reason says so."""
+def test_call_that_is_cut_is_no_text(wild: Scheduler, preparer: Preparer) -> None:
+    """Cut by the token limit before it has a name, a call is nothing yet, and the reason says so."""
     wanted = job(prompt=chat(WEATHER), must_call=("weather",), max_tokens=9)
     (deltas,) = answers(wild, preparer, [wanted])
 
     assert deltas[-1].finish_reason == "length"
-    assert text(deltas).startswith("<tool_call>")
+    assert text(deltas) == ""
     assert not any(delta.tool_calls for delta in deltas)
 
 

@@ -67,24 +67,27 @@ def test_thoughts_calls_and_text_are_told_apart(thinker: LoadedModel, is_thinkin
 
 
 @pytest.mark.parametrize(
-    "call",
-    ["<tool_call>{not json</tool_call>", CALL.replace("add", "subtract"),
-     '<tool_call>{"name": "add", "arguments": [1]}</tool_call>', "<tool_call>{", CALL + CALL[:-3]],
+    ("call", "text"),
+    [
+        ("<tool_call>{not json</tool_call>", "{not json"),
+        (CALL.replace("add", "subtract"), '{"name": "subtract", "arguments": {"a": 1}}'),
+        ('<tool_call>{"name": "add", "arguments": [1]}</tool_call>', '{"name": "add", "arguments": [1]}'),
+        ("<tool_call>{", "{"),
+    ],
 )  # fmt: skip
-def test_what_is_no_call_is_handed_back(thinker: LoadedModel, call: str) -> None:
-    """Broken, unknown or unended calls are text; nothing of them is lost."""
+def test_what_is_no_call_is_handed_back(thinker: LoadedModel, call: str, text: str) -> None:
+    """Broken, unknown or unended calls are text, without the marks that made them look like calls."""
     answer = AnswerParser(thinker.tokenizer).answer(job(prompt=Chat(HI, (ADD,))))
-    text, _, calls = heard(thinker, answer, f"a {call}")
 
-    assert text == "a " + call.removeprefix(CALL)
-    assert len(calls) == call.startswith(CALL)
+    assert heard(thinker, answer, f"a {call}") == (f"a {text}", "", [])
 
 
 def test_nothing_is_a_call_where_no_tool_is_offered(thinker: LoadedModel) -> None:
-    """The very text of a call stays text."""
+    """What stands between the marks is text; the marks are signs to the model."""
     answer = AnswerParser(thinker.tokenizer).answer(job())
+    text = CALL.removeprefix("<tool_call>").removesuffix("</tool_call>")
 
-    assert heard(thinker, answer, CALL) == (CALL, "", [])
+    assert heard(thinker, answer, CALL) == (text, "", [])
     assert answer.reason("stop") == "stop"
 
 

@@ -145,20 +145,24 @@ def test_streamed_call_is_the_whole_one(client: httpx.Client, choose: object) ->
         assert found["message"]["content"] == ""
 
 
-@pytest.mark.parametrize("max_tokens", [1, 5, 9, 14])
-def test_call_cut_short_is_no_call(client: httpx.Client, max_tokens: int) -> None:
-    """What the limit cuts is told as `length`; its text is handed back as content, whole or streamed."""
+@pytest.mark.parametrize("max_tokens", [1, 5, 9, 14, 22])
+def test_call_cut_short_is_a_cut_call(client: httpx.Client, max_tokens: int) -> None:
+    """What the limit cuts is told as `length`, from its name on as a call, and never as text."""
     asked = {
         "tools": TOOLS, "tool_choice": the("get_weather"), "temperature": 0, "max_tokens": max_tokens,
     }  # fmt: skip
     found = choice(client, **asked)
     (stream,) = streamed(client, **asked)
+    called, streamed_call = (
+        [call["function"] for call in each["message"].get("tool_calls", ())]
+        for each in (found, stream)
+    )
 
-    assert "tool_calls" not in found["message"]
-    assert found["finish_reason"] == "length"
-    assert found["message"]["content"]
-    assert '<tool_call>{"name": "get_weather"'.startswith(found["message"]["content"][:20])
-    assert stream == found
+    assert not found["message"]["content"]
+    assert found["finish_reason"] == stream["finish_reason"] == "length"
+    assert called == streamed_call
+    assert len(called) == (max_tokens >= 14)
+    assert all('{"cities": ["Rome", "Oslo"]'.startswith(each["arguments"][:14]) for each in called)
 
 
 def test_one_call_at_a_time(client: httpx.Client) -> None:

@@ -165,11 +165,18 @@ class CutCallEndsAsCalled(Capable):
 
 
 @breaks("TOOLS-11")
-class ArgumentsAreCut(Capable):
+class CutCallIsText(Capable):
+    def within(self, said: Said, n_tokens: int) -> Said:
+        found = super().within(said, n_tokens)
+        return found if found.calls else Said(["{", '"', "name"][:n_tokens], "length")
+
+
+@breaks("TOOLS-11")
+class CutArgumentsLoseTheirBeginning(Capable):
     def within(self, said: Said, n_tokens: int) -> Said:
         found = super().within(said, n_tokens)
         if found.calls:
             return found
         call = said.calls[0]
-        called = call["function"] | {"arguments": call["function"]["arguments"][:3]}
+        called = call["function"] | {"arguments": call["function"]["arguments"][1:3]}
         return Said([], "length", [call | {"function": called}])

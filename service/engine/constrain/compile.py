@@ -11,12 +11,12 @@ import functools
 import re
 
 from llguidance import LLMatcher, LLTokenizer
-from mlx_lm.generate import StopSequences
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from service.engine.constrain.grammar import AnswerForm, GrammarBuilder
-from service.engine.constrain.token_mask import GrammarMask
+from service.engine.constrain.token_mask import EndOfThoughts, GrammarMask
 from service.engine.model.vocabulary import Vocabulary
+from service.engine.text.call_format import formats
 from service.protocol import Chat, Job
 
 MAX_COMPILED = 128  # grammars that are kept; taste
@@ -61,8 +61,12 @@ class GrammarCompiler:
         self._allow_grammars = allow_grammars
         self._ll_tokenizer = vocabulary.ll_tokenizer
         self._builder = GrammarBuilder(tokenizer)
-        self._thoughts_start = tokenizer.think_start_tokens
-        self._thoughts_end = tokenizer.think_end_tokens
+        self._vocabulary = vocabulary
+        thoughts = formats(tokenizer).thoughts
+        ids = tokenizer.get_vocab()
+        starts = [ids[mark] for mark in thoughts.starts if mark in ids] if thoughts else []
+        self._thoughts_start = starts[0] if starts else None
+        self._thoughts_ends = thoughts.ends if thoughts else ()
         self._turn_ends = sorted(tokenizer.eos_token_ids)
         self._compiled = functools.lru_cache(MAX_COMPILED)(self._compile)
 
@@ -82,14 +86,13 @@ class GrammarCompiler:
         if matcher.is_error():
             raise UnfitGrammar(form, _in_short(matcher.get_error()))
         may_think = isinstance(job.prompt, Chat) and job.prompt.thinking is not False
-        if not self._thoughts_end or not (is_thinking or may_think):
+        if not self._thoughts_ends or not (is_thinking or may_think):
             return GrammarMask(matcher)
-        ends = StopSequences([self._thoughts_end]).matcher()
-        if is_thinking:
-            return GrammarMask(matcher, ends, None, self._turn_ends)
-        if self._thoughts_start and len(self._thoughts_start) == 1:
-            return GrammarMask(matcher, ends, self._thoughts_start[0], self._turn_ends)
-        return GrammarMask(matcher)
+        if not is_thinking and self._thoughts_start is None:
+            return GrammarMask(matcher)
+        ends = EndOfThoughts(self._thoughts_ends, self._vocabulary.piece)
+        start = None if is_thinking else self._thoughts_start
+        return GrammarMask(matcher, ends, start, self._turn_ends)
 
     def _compile(self, form: AnswerForm) -> LLMatcher | None:
         grammar = self._builder.grammar(form)

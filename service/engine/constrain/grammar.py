@@ -7,6 +7,7 @@ Thoughts that come before the answer are no part of its grammar.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,11 +15,17 @@ from llguidance import LLMatcher
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from service.engine.constrain.schema import narrow
-from service.engine.text.call_format import forced_format, own_format
+from service.engine.model.vocabulary import special_tokens
+from service.engine.text.call_format import formats
+from service.engine.text.notations import CallFrame, Term
 from service.protocol import Constraint, Tool
 
 # White space as Python's json writes it, which models have seen most; if it weren't fixed, it need never end.
 _SPACED: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+# What the terms in frames stand for.
+_TERMS = ("BREAK: /\\n/", "COUNT: /[0-9]/", "TEXT: /(.|\\n)*/")
+_NO_FRAME = CallFrame((), (), ())
 
 Grammar = dict[str, Any]
 
@@ -59,45 +66,79 @@ class GrammarBuilder:
     """
 
     def __init__(self, tokenizer: TokenizerWrapper) -> None:
-        self._format = forced_format(tokenizer)
-        self._calls_in_json = own_format(tokenizer).is_json
-        self._specials = {token.content for token in tokenizer.added_tokens_decoder.values()}
+        found = formats(tokenizer)
+        assert found.forced.frame is not None
+        self._frame = found.forced.frame
+        self._toolless_frame = found.toolless_forced.frame or _NO_FRAME
+        # Whose calls begin with a mark, and whose answers with nothing else, may be held to calls alone.
+        self._holds_free_calls = found.own.frame is not None and found.own.opener is None
+        special = special_tokens(tokenizer)
+        self._specials = {text: i for i, text in special.items()}
+        longest_first = sorted(special.values(), key=len, reverse=True)
+        self._special = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
     def grammar(self, form: AnswerForm) -> str | None:
         """Return llguidance's grammar for *form* as text; None where none is needed."""
         tools, constraint = form.tools, form.constraint
         if form.must_call:
             tools = tuple(tool for tool in tools if tool.name in form.must_call)
-            return _whole(self._calls(tools, form.is_parallel))
+            calls = self._calls(tools, form.is_parallel)
+            if not self._frame.thoughts:
+                return _whole(calls)
+            return _whole(self._start(self._frame, "@calls"), calls=calls)
         if not tools:
-            return _whole(_answer(constraint)) if constraint else None
+            return self._toolless(constraint) if constraint else None
         calls = self._calls(tools, form.is_parallel)
         if constraint:
-            either = _lark("start: @calls | @answer")
+            lead = self._terms(self._frame.lead)
+            either = self._start(self._frame, f"(@calls | {lead} @answer)")
             return _whole(either, calls=calls, answer=_answer(constraint))
-        if self._calls_in_json and any(tool.strict for tool in tools):
-            return _whole(_lark("start: TEXT (@calls TEXT)?\nTEXT: /(.|\\n)*/"), calls=calls)
+        if self._holds_free_calls and any(tool.strict for tool in tools):
+            return _whole(_lark(f"start: TEXT (@calls TEXT)?\n{_TERMS[-1]}"), calls=calls)
         return None
 
+    def _toolless(self, constraint: Constraint) -> str:
+        frame, answer = self._toolless_frame, _answer(constraint)
+        if not (frame.lead or frame.thoughts):
+            return _whole(answer)
+        return _whole(self._start(frame, f"{self._terms(frame.lead)} @answer"), answer=answer)
+
+    def _start(self, frame: CallFrame, answer: str) -> Grammar:
+        """Return a grammar of the term *answer*, and before it what its *frame* lets come first."""
+        thoughts = f"({self._terms(frame.thoughts)})? " if frame.thoughts else ""
+        return _lark("\n".join([f"start: {thoughts}{answer}", *_TERMS]))
+
     def _calls(self, tools: Sequence[Tool], is_parallel: bool) -> Grammar:
-        """Return the grammar of one or more calls of *tools*, each as JSON between its marks."""
-        start, end = self._in_lark(self._format.start), self._in_lark(self._format.end)
+        """Return the grammar of one or more calls of *tools* in the frame of the model."""
+        frame = self._frame
+        *shared, last = frame.before or ("",)
         bodies = " | ".join(f"body_{i}" for i in range(len(tools)))
+        several = is_parallel and frame.separator is not None
+        more = f"({self._terms(frame.separator or ())} call)*" if several else ""
         rules = [
-            f"start: call {'(BREAK? call)*' if is_parallel else ''}",
-            f"call: {start} BREAK? ({bodies}) BREAK? {end}",
-            "BREAK: /\\n/",
+            f"start: {self._terms(frame.opening)} call {more} {self._terms(frame.closing)}",
+            f"call: {self._terms(shared)} ({bodies}) {self._terms(frame.after)}",
+            *_TERMS,
         ]
         for i, tool in enumerate(tools):
-            opening = f'{{"name": {json.dumps(tool.name)}, "arguments": '
-            rules.append(f'body_{i}: {json.dumps(opening)} arguments_{i} "}}"')
+            name = json.dumps(tool.name) if frame.is_json else tool.name
+            rules.append(f"body_{i}: {self._terms((last, name, *frame.between))} arguments_{i}")
             rules.append(f"arguments_{i}: %json {json.dumps(_arguments(tool))}")
         return _lark("\n".join(rules))
 
-    def _in_lark(self, text: str) -> str:
-        """Return *text* in Lark's notation: a special token by its name, any other text in quotes."""
-        is_special = text in self._specials and text.startswith("<") and text.endswith(">")
-        return text if is_special else json.dumps(text)
+    def _terms(self, pieces: Sequence[str]) -> str:
+        """Return *pieces* in Lark's notation: special tokens by their number, other text in quotes."""
+        found: list[str] = []
+        text = ""
+        for piece in (*pieces, Term("")):
+            if not isinstance(piece, Term):
+                text += piece
+                continue
+            for part in filter(None, self._special.split(text)):
+                number = self._specials.get(part)
+                found.append(json.dumps(part) if number is None else f"<[{number}]>")
+            found, text = [*found, piece], ""
+        return " ".join(filter(None, found))
 
 
 def _arguments(tool: Tool) -> Any:

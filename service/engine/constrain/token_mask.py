@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from llguidance import LLMatcher
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
-from mlx_lm.generate import StopSequences
 from numpy.typing import NDArray
 
 from service.engine.text.prompt import TokenMask
 
 _ALL = np.int32(-1)  # every bit is set
+
+
+class EndOfThoughts:
+    """
+    Finds the end of thoughts by its text, however that is cut into tokens.
+
+    Args:
+        marks: texts of which each ends thoughts.
+        piece: returns the text of a token as bytes.
+    """
+
+    def __init__(self, marks: Sequence[str], piece: Callable[[int], bytes]) -> None:
+        self._marks = [mark.encode() for mark in marks]
+        self._n_kept = max(map(len, self._marks)) - 1
+        self._piece = piece
+        self._tail = b""
+
+    def advance(self, token: int) -> bool:
+        """Take the next *token* of the thoughts; return whether they end with it."""
+        text = self._tail + self._piece(token)
+        self._tail = text[-self._n_kept :]
+        return any(mark in text for mark in self._marks)
 
 
 class GrammarMask:
@@ -33,7 +54,7 @@ class GrammarMask:
     def __init__(
         self,
         matcher: LLMatcher,
-        thoughts_end: StopSequences.Matcher | None = None,
+        thoughts_end: EndOfThoughts | None = None,
         thoughts_start: int | None = None,
         turn_ends: Sequence[int] = (),
     ) -> None:

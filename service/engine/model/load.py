@@ -86,6 +86,9 @@ def load(order: Load) -> LoadedModel:
         _adapt(model, order.adapter_path)
     check_numbers(model)
     fold_norms(model)
+    # Where mlx-lm keeps what it knows of a model's notations, too.
+    tokenizer.init_kwargs["tool_parser"] = order.tool_parser
+    tokenizer.init_kwargs["reasoning_parser"] = order.reasoning_parser
     return LoadedModel(model, tokenizer, card, sampling_defaults(folder))
 
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from service.engine.decoding.batch import Advance
 from service.engine.decoding.scoring import Scored
 from service.engine.decoding.sequence import Sequence
@@ -59,8 +61,7 @@ class Teller:
                 param = constraint.param if constraint else "tools"
                 output.refusals.append(Refusal(sequence.ticket, param))
                 return True
-            if _says_something(delta):
-                output.deltas.append(delta)
+            output.deltas += _apart(delta)
             if delta.finish_reason is not None:
                 sequence.finish_reason = sequence.finish_reason or "stop"
                 return True
@@ -97,7 +98,7 @@ class Teller:
         if ends_turn and sequence.job.echo and logprob is not None:
             said.logprobs += (logprob,)  # who scores prompts counts on one for each token drawn
         if reason == "length" and not answer.is_over:
-            rest = answer.finish()
+            rest = answer.finish(reason)
             said.text += rest.text
             said.reasoning += rest.reasoning
             said.tool_calls += rest.tool_calls
@@ -125,7 +126,12 @@ class Teller:
         return self._vocabulary.token_logprob(token, value, top[: sequence.job.top_logprobs])
 
 
-def _says_something(delta: Delta) -> bool:
-    return bool(
-        delta.text or delta.reasoning or delta.tool_calls or delta.logprobs or delta.finish_reason
-    )
+def _apart(delta: Delta) -> list[Delta]:
+    """Return what *delta* says, and the end that it tells of, as deltas of their own."""
+    says = delta.text or delta.reasoning or delta.tool_calls or delta.logprobs
+    if delta.finish_reason is None:
+        return [delta] if says else []
+    ends = replace(delta, text="", reasoning="", tool_calls=(), logprobs=())
+    if not says:
+        return [ends]
+    return [replace(delta, finish_reason=None, spent=None, stop_text=None), ends]

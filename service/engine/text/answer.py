@@ -2,30 +2,30 @@
 From token ids to what an answer says: text, thoughts, tool calls. Belongs to the MLX thread.
 
 mlx-lm's state machine tells by the text in which part of the answer a token falls; the job's `CallFormat` has
-that machine and the parser of the calls.
+that machine and the reader of the calls. No mark ever becomes text.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import re
 import secrets
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_lm.generate import TextStateMachine
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from service.engine.text.call_format import (
-    CallFormat,
-    ParseCalls,
-    forced_format,
-    own_format,
-    plain_format,
-)
+from service.engine.text.call_format import CallFormat, formats
+from service.engine.text.call_readers import CallReader, ReadCall
 from service.protocol import Chat, FinishReason, Job, TokenLogprob, Tool, ToolCall
+
+_UNCUT = frozenset({"tool", "start"})  # parts in which special tokens are text to those who read it
+_ID = re.compile(r"[\w.:-]{1,64}")
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass
@@ -49,27 +49,26 @@ class AnswerParser:
     def __init__(self, tokenizer: TokenizerWrapper) -> None:
         self._tokenizer = tokenizer
         self._inner_tokens = tokenizer.encode("a", add_special_tokens=False)
-        self._own_format = own_format(tokenizer)
-        self._forced_format = forced_format(tokenizer)
-        self._plain_format = plain_format(self._own_format)
+        self._formats = formats(tokenizer)
 
     def answer(self, job: Job, *, is_thinking: bool = False) -> Answer:
         """Return the answer to *job*, empty so far; the prompt of a chat may end inside of thoughts."""
         if not isinstance(job.prompt, Chat):
-            return self._answer(job, self._plain_format)
+            return self._answer(job, self._formats.plain)
         tools = job.prompt.tools
-        is_forced = tools and (job.must_call or job.constraint)
-        call_format = self._forced_format if is_forced else self._own_format
+        if job.must_call or job.constraint:
+            call_format = self._formats.forced if tools else self._formats.toolless_forced
+        else:
+            call_format = self._formats.own if tools else self._formats.toolless
         if is_thinking:
             call_format = replace(call_format, initial_state="reasoning")
         return self._answer(job, call_format, tools)
 
     def _answer(self, job: Job, call_format: CallFormat, tools: Sequence[Tool] = ()) -> Answer:
-        parse = call_format.parse
         return Answer(
             self._detokenizer(),
             call_format,
-            _Calls(tools, parse) if tools and parse is not None else None,
+            _Calls(tools, call_format.reader) if tools and call_format.reader else None,
             _StopTexts(job.stop),
             is_parallel=job.parallel_tool_calls,
         )
@@ -90,7 +89,7 @@ class Answer:
     Args:
         detokenizer: makes text of tokens, in the middle of a text.
         call_format: how the answer is written.
-        calls: parses the answer's calls; None: nothing in it is a call.
+        calls: reads the answer's calls; None: nothing in it is a call.
         stop_texts: what ends the answer.
         is_parallel: there may be several calls; else the first one ends the answer.
 
@@ -112,13 +111,15 @@ class Answer:
         self.n_reasoning_tokens = 0
         self._detokenizer = detokenizer
         self._format = call_format
-        self._state = call_format.machine.make_state(call_format.initial_state)
+        self._part = call_format.initial_state
+        self._state = call_format.machine.make_state(self._part)
+        self._lead: str | None = "" if self._part == "start" else None
         self._calls = calls
         self._stop_texts = stop_texts
         self._is_parallel = is_parallel
         self._open_call: str | None = None
         self._n_calls = 0
-        self._is_after_mark = call_format.initial_state == "reasoning"
+        self._is_after_mark = self._part == "reasoning"
         self._unsent_logprobs: deque[tuple[int, TokenLogprob]] = deque()
 
     def add(self, token: int, logprob: TokenLogprob | None = None) -> Parsed:
@@ -126,27 +127,27 @@ class Answer:
         parsed = Parsed()
         if self.is_over:
             return parsed
-        part, begins_at = self._state[0], self._stop_texts.n_taken
-        if token not in self._format.silent_tokens:
+        part, begins_at = self._part, self._stop_texts.n_taken
+        if token not in self._format.silent_tokens or part in _UNCUT:
             self._detokenizer.add_token(token)
         self._parse(self._detokenizer.last_segment, parsed)
         self.n_reasoning_tokens += part == "reasoning"
-        if logprob is not None and "normal" in {part, self._state[0]}:
+        if logprob is not None and "normal" in {part, self._part}:
             self._unsent_logprobs.append((begins_at, logprob))
         parsed.logprobs = tuple(self._certain_logprobs())
         return parsed
 
-    def finish(self) -> Parsed:
-        """Return what is still held back; nothing more comes."""
+    def finish(self, ended: FinishReason = "stop") -> Parsed:
+        """Return what is still held back; nothing more comes, since the tokens *ended* for this reason."""
         parsed = Parsed()
         self._detokenizer.finalize()
         if not self.is_over:
             self._parse(self._detokenizer.last_segment, parsed)
         if not self.is_over:
-            self._state, held_back, part = TextStateMachine.flush(self._state)
-            self._append(part, held_back, parsed)
-            if self._open_call is not None:
-                self._close_call(parsed, is_whole=not self._format.end)
+            if ended == "length":
+                self._cut(parsed)
+            else:
+                self._end(parsed)
             parsed.text += self._stop_texts.rest()
         parsed.logprobs = tuple(self._certain_logprobs())
         return parsed
@@ -164,16 +165,37 @@ class Answer:
 
     def _parse(self, text: str, parsed: Parsed) -> None:
         """Cut *text* where the answer's parts meet."""
+        if self._lead is not None:
+            text = self._open(self._lead + text, parsed)
         self._state, segments = TextStateMachine.split(self._state, text)
         for i, (part, piece) in enumerate(segments):
             if i and self._open_call is not None and part != "tool":
-                self._close_call(parsed, is_whole=True)
-            self._is_after_mark |= i > 0
+                self._close_call(parsed)
+            self._is_after_mark |= i > 0 and segments[i - 1][0] != part
             if part == "tool" and self._open_call is None:
                 self._open_call = ""
-            self._append(part, piece, parsed)
+            if part != "start":
+                self._append(part, piece, parsed)
             if self.is_over:
                 return
+        self._part = part
+        if part == "start" and self._lead is None:
+            self._lead = self._format.reopening
+            self._parse(piece, parsed)
+
+    def _open(self, lead: str, parsed: Parsed) -> str:
+        """Ask the opener what begins with *lead*; return the text in which marks are to be looked for."""
+        assert self._format.opener is not None
+        opened = self._format.opener(lead, self._calls.names if self._calls else ())
+        if opened is None:
+            self._lead = lead
+            return ""
+        self._lead = None
+        self._state = self._format.machine.make_state(opened.part)
+        if opened.part == "tool":
+            self._open_call = ""
+        self._append(opened.part, opened.head, parsed)
+        return opened.text
 
     def _append(self, part: str | None, text: str, parsed: Parsed) -> None:
         """Put *text* where the *part* of the answer that it stands in belongs."""
@@ -192,17 +214,44 @@ class Answer:
         parsed.text += self._stop_texts.take(text)
         self.is_over |= self._stop_texts.found is not None
 
-    def _close_call(self, parsed: Parsed, *, is_whole: bool) -> None:
-        """Parse the call that has ended, or hand its text back if it is none."""
-        text, self._open_call = self._open_call or "", None
-        calls = self._calls.parse(text) if self._calls is not None and is_whole else ()
-        if calls:
-            parsed.tool_calls += calls if self._is_parallel else calls[:1]
-            self._n_calls += len(calls)
-            self.is_over |= not self._is_parallel
+    def _end(self, parsed: Parsed) -> None:
+        """End the answer where the model ended it; a call without its closing mark may be whole."""
+        self._state, held_back, part = TextStateMachine.flush(self._state)
+        if part != "tool":
+            self._append(part, self._format.marks.sub("", held_back), parsed)
+        elif not self._format.end.startswith(held_back):
+            self._append(part, held_back, parsed)
+        if self._open_call is not None:
+            self._close_call(parsed)
+        if self._lead and self._format.keeps_unopened:
+            self._append_text(self._format.marks.sub("", self._lead), parsed)
+
+    def _cut(self, parsed: Parsed) -> None:
+        """End the answer where its limit cuts it; what may be the beginning of a mark is no text."""
+        self._state, held_back, part = TextStateMachine.flush(self._state)
+        if part == "tool" or len(held_back) < 2:
+            self._append(part, held_back, parsed)
+        if self._open_call is None:
             return
-        end = self._format.end if is_whole else ""
-        self._append_text(self._format.start + text + end, parsed)
+        text, self._open_call = self._open_call, None
+        calls, is_text = self._calls.cut(text) if self._calls else ((), True)
+        self._add_calls(calls, parsed)
+        if is_text:
+            self._append_text(self._format.marks.sub("", text), parsed)
+
+    def _close_call(self, parsed: Parsed) -> None:
+        """Read the call that has ended, or hand its text back, without its marks, if it is none."""
+        text, self._open_call = self._open_call or "", None
+        calls = self._calls.whole(text) if self._calls else ()
+        if calls:
+            self._add_calls(calls, parsed)
+            self.is_over |= not self._is_parallel
+        else:
+            self._append_text(self._format.marks.sub("", text), parsed)
+
+    def _add_calls(self, calls: tuple[ToolCall, ...], parsed: Parsed) -> None:
+        parsed.tool_calls += calls if self._is_parallel else calls[:1]
+        self._n_calls += len(calls)
 
     def _certain_logprobs(self) -> list[TokenLogprob]:
         """Return the log-probabilities of the tokens whose text, or the beginning of it, is out."""
@@ -256,32 +305,57 @@ class _StopTexts:
 
 
 class _Calls:
-    """Parses calls of the tools that a request offers."""
+    """
+    Reads calls of the tools that a request offers.
 
-    def __init__(self, tools: Sequence[Tool], parse: ParseCalls) -> None:
-        self._names = {tool.name for tool in tools}
-        self._parse = parse
+    Attributes:
+        names: of the tools.
+    """
+
+    def __init__(self, tools: Sequence[Tool], reader: CallReader) -> None:
+        self.names: Collection[str] = {tool.name for tool in tools}
+        self._reader = reader
         self._schemas = functools.cache(lambda: [_schema(tool) for tool in tools])
+        self._ids: set[str] = set()
 
-    def parse(self, text: str) -> tuple[ToolCall, ...]:
+    def whole(self, text: str) -> tuple[ToolCall, ...]:
         """Return the calls that *text* is; none unless all of it is calls of tools that are offered."""
         try:
-            found = self._parse(text, self._schemas())
-            entries = found if isinstance(found, list) else [found]
-            return tuple(self._call(entry) for entry in entries)
+            return tuple(map(self._call, self._reader.whole(text, self._schemas())))
         except Exception:  # whatever a model writes, each parser raises in its own way
             return ()
 
-    def _call(self, entry: dict[str, Any]) -> ToolCall:
-        arguments = entry.get("arguments") or {}
+    def cut(self, text: str) -> tuple[tuple[ToolCall, ...], bool]:
+        """Return the calls in *text*, whose end is missing, and whether it is no call."""
+        try:
+            reading = self._reader.cut(text, self._schemas())
+            calls = tuple(map(self._call, reading.calls))
+        except Exception:
+            return (), True
+        if reading.cut is None:
+            return calls, False
+        if reading.cut.name not in self.names:
+            return calls, not calls
+        name, arguments, own_id = reading.cut
+        return (*calls, ToolCall(self._id(own_id), name, str(arguments), is_cut=True)), False
+
+    def _call(self, read: ReadCall) -> ToolCall:
+        arguments = read.arguments or {}
         if isinstance(arguments, str):
-            arguments = json.loads(arguments)
-        if entry["name"] not in self._names or not isinstance(arguments, dict):
+            arguments = json.loads(arguments, strict=False)
+        if read.name not in self.names or not isinstance(arguments, dict):
             raise ValueError("no call of an offered tool")
         text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-        if any("\ud800" <= letter <= "\udfff" for letter in text):  # half a character can't be sent
+        if _HALVES.search(text):  # half a character can't be sent
             text = json.dumps(arguments, allow_nan=False)
-        return ToolCall(f"call_{secrets.token_hex(12)}", entry["name"], text)
+        return ToolCall(self._id(read.id), read.name, text)
+
+    def _id(self, own: str | None) -> str:
+        """Return the id that the model gave a call, if it can be one and is new; else one of ours."""
+        if not isinstance(own, str) or not _ID.fullmatch(own) or own in self._ids:
+            return f"call_{secrets.token_hex(12)}"
+        self._ids.add(own)
+        return own
 
 
 def _schema(tool: Tool) -> dict[str, Any]:

@@ -1,105 +1,253 @@
 """
-How a model's tool calls are written: decided here for the parser of answers and for the grammars alike.
+How one model writes its answers: decided here for the parser of answers and for the grammars alike.
 
-A model has two formats. Its own is the one that it was trained on, as mlx-lm knows it. The forced one is what
-a grammar holds an answer to: a JSON object with `name` and `arguments` between two marks. Both are the same
-for a model whose own calls are such objects.
-
-To add a family of models, make its format in `own_format`.
+A model has several formats. Its own is the one that it was trained on, by its row in `notations`. The forced
+one is what a grammar holds an answer to: its own where arguments are JSON there, else Hermes's, a JSON object
+with `name` and `arguments` between two marks. Where no tool is offered nothing is a call, and a text that is
+continued has no parts at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeVar
 
-from mlx_lm.generate import TextStateMachine, make_text_state_machine
+import msgspec
+from mlx_lm.generate import TextStateMachine
 from mlx_lm.tokenizer_utils import TokenizerWrapper
-from mlx_lm.tool_parsers import json_tools
 
 from service.engine.model.vocabulary import special_tokens
+from service.engine.text.call_readers import CallReader
+from service.engine.text.notations import (
+    CALLS,
+    FROM_MLX,
+    HERMES,
+    THOUGHTS,
+    CallFrame,
+    CallNotation,
+    Opener,
+    ThoughtNotation,
+)
+from service.protocol import ModelCard
 
-_PLAIN_TEXT = TextStateMachine({"normal": []})
-
-ParseCalls = Callable[[str, list[dict[str, Any]]], Any]
+_Notation = TypeVar("_Notation", CallNotation, ThoughtNotation)  # one or the other
+_Edges = dict[str, dict[str, str]]
 
 
 @dataclass(frozen=True)
 class CallFormat:
     """
-    One way to write tool calls, and how an answer that may hold them is taken apart.
+    One way in which answers are written, and how they are taken apart.
 
     Attributes:
-        start: text that opens a call.
-        end: text that closes a call; empty: the end of the answer does.
-        is_json: a call is a JSON object with `name` and `arguments`.
-        parse: makes calls of the text between the marks, given the tools as JSON Schema; None: nothing can.
-        machine: tells by the text in which part of an answer it stands: `normal`, `reasoning` or `tool`.
+        reader: reads the calls; None: nothing is a call.
+        machine: tells by marks in which part of an answer a text stands: `normal`, `reasoning`, `tool`,
+            `title`, which is left out, or `start`, where the opener has to tell.
         initial_state: the part in which an answer begins.
-        silent_tokens: special tokens whose text is left out; the others set the parts apart, and are read.
+        silent_tokens: special tokens that are no marks; they are left out of all parts but calls.
+        marks: finds marks and special tokens in a text.
+        end: mark that closes a call; empty: the end of the answer does.
+        frame: how a grammar writes calls; None: it can't.
+        opener: tells which part begins at a `start`.
+        reopening: what the opener sees first at a later `start`.
+        keeps_unopened: what the opener couldn't tell of is text; else it is nothing.
     """
 
-    start: str
-    end: str
-    is_json: bool
-    parse: ParseCalls | None
+    reader: CallReader | None
     machine: TextStateMachine
     initial_state: str
     silent_tokens: frozenset[int]
+    marks: re.Pattern[str]
+    end: str = ""
+    frame: CallFrame | None = None
+    opener: Opener | None = None
+    reopening: str = ""
+    keeps_unopened: bool = True
 
 
-def own_format(tokenizer: TokenizerWrapper) -> CallFormat:
-    """Return the format in which the model calls by itself; one without calls has empty marks."""
-    start, end = tokenizer.tool_call_start or "", tokenizer.tool_call_end or ""
-    edges = [edge for part in tokenizer.response_transitions.values() for edge in part]
-    marks = {start, end, *(tokenizer.structural_markers or ()), *(mark for mark, _ in edges)}
-    return CallFormat(
-        start,
-        end,
-        is_json=tokenizer.init_kwargs.get("tool_parser_type") == "json_tools",
-        parse=tokenizer.tool_parser,
-        machine=make_text_state_machine(tokenizer),
-        initial_state=tokenizer.response_initial_state or "normal",
-        silent_tokens=_silent_tokens(tokenizer, marks),
+@dataclass(frozen=True)
+class Formats:
+    """
+    The formats of one model.
+
+    Attributes:
+        own: the model's own, where tools are offered.
+        forced: the one that a grammar holds calls to, and answers beside them.
+        toolless: the model's own, where no tool is offered.
+        toolless_forced: the one that a grammar holds answers to, where no tool is offered.
+        plain: a text that is continued; marks are text there.
+        thoughts: how it marks thoughts; None: it has none, or its notation of calls has them.
+        knows_calls: the model's own notation is known.
+        knows_thoughts: how it marks thoughts is known.
+    """
+
+    own: CallFormat
+    forced: CallFormat
+    toolless: CallFormat
+    toolless_forced: CallFormat
+    plain: CallFormat
+    thoughts: ThoughtNotation | None
+    knows_calls: bool
+    knows_thoughts: bool
+
+    def confirmed(self, card: ModelCard) -> ModelCard:
+        """Return *card*, read from the model's files, with what of it holds for its answers, too."""
+        if card.knows_tools and not self.knows_calls:
+            note = "it writes calls in no notation that is known, so they come only on demand"
+            card = msgspec.structs.replace(
+                card, description=f"{card.description}; {note}", notes=(*card.notes, note)
+            )
+        return msgspec.structs.replace(
+            card,
+            knows_calls=self.knows_calls,
+            knows_thinking=card.knows_thinking and self.knows_thoughts,
+        )
+
+
+def formats(tokenizer: TokenizerWrapper) -> Formats:
+    """
+    Return the formats of the model whose *tokenizer* this is.
+
+    The tokenizer's settings may name the notations, as `tool_parser` and `reasoning_parser`.
+    """
+    calls = call_notation(tokenizer)
+    thoughts = None if calls and calls.thinks else thought_notation(tokenizer)
+    always = None if calls is None or calls.needs_tools else calls
+    own = _format(tokenizer, calls, thoughts)
+    return Formats(
+        own=own,
+        forced=_held(tokenizer, calls if calls and calls.frame else HERMES, thoughts),
+        toolless=_format(tokenizer, always, thoughts),
+        toolless_forced=_held(tokenizer, always if always and always.frame else None, thoughts),
+        plain=CallFormat(
+            None, TextStateMachine({"normal": []}), "normal", own.silent_tokens, own.marks
+        ),
+        thoughts=thoughts,
+        knows_calls=calls is not None,
+        knows_thoughts=thoughts is not None or (calls is not None and calls.thinks),
     )
 
 
-def forced_format(tokenizer: TokenizerWrapper) -> CallFormat:
-    """Return the format that a grammar holds calls to."""
-    own = own_format(tokenizer)
-    if own.is_json:
-        return own
-    start, end = json_tools.tool_call_start, json_tools.tool_call_end
-    transitions = {"normal": [(start, "tool")], "tool": [(end, "normal")]}
-    if tokenizer.has_thinking:
-        transitions["normal"].append((tokenizer.think_start, "reasoning"))
-        transitions["reasoning"] = [(tokenizer.think_end, "normal")]
-    return CallFormat(
-        start,
-        end,
-        is_json=True,
-        parse=json_tools.parse_tool_call,
-        machine=TextStateMachine(transitions),
+def call_notation(tokenizer: TokenizerWrapper) -> CallNotation | None:
+    """Return how the model writes calls; None: nobody knows."""
+    settings = tokenizer.init_kwargs
+    if name := settings.get("tool_parser"):
+        return CALLS[name]
+    by_mlx = str(settings.get("tool_parser_type"))
+    return _by_signs(
+        CALLS, chat_templates(tokenizer), tokenizer.get_vocab(), FROM_MLX.get(by_mlx, by_mlx)
+    )
+
+
+def thought_notation(tokenizer: TokenizerWrapper) -> ThoughtNotation | None:
+    """Return how the model marks thoughts; None: it has none, or nobody knows."""
+    if name := tokenizer.init_kwargs.get("reasoning_parser"):
+        return THOUGHTS[name]
+    return _by_signs(THOUGHTS, chat_templates(tokenizer), tokenizer.get_vocab())
+
+
+def chat_templates(tokenizer: TokenizerWrapper) -> str:
+    """Return the model's chat template, or all of them where it has several, as one text."""
+    found = tokenizer.chat_template
+    return "\n".join(found.values()) if isinstance(found, dict) else str(found or "")
+
+
+def _by_signs(
+    notations: Mapping[str, _Notation], templates: str, vocabulary: Collection[str], name: str = ""
+) -> _Notation | None:
+    """Return the notation that the *templates* show, else the one of that *name*, else the vocabulary's."""
+    shown = _first(notations, lambda sign: sign in templates)
+    if shown is None:
+        shown = notations.get(name)
+    if shown is None:
+        shown = _first(notations, lambda sign: sign in templates or sign in vocabulary)
+    return shown
+
+
+def _first(notations: Mapping[str, _Notation], is_there: Callable[[str], bool]) -> _Notation | None:
+    """Return the first notation of which all signs of an entry are there."""
+    for notation in notations.values():
+        if any(all(map(is_there, signs)) for signs in notation.signs):
+            return notation
+    return None
+
+
+def _format(
+    tokenizer: TokenizerWrapper, calls: CallNotation | None, thoughts: ThoughtNotation | None
+) -> CallFormat:
+    """Return the format of a model by itself; a mark that stands where it means nothing is no text."""
+    edges = _edges(calls, thoughts)
+    strays = [
+        *(thoughts.starts + thoughts.ends + thoughts.others if thoughts else ()),
+        *(calls.starts + calls.others if calls else ()),
+        *([calls.end] if calls and calls.end else []),
+    ]
+    for part in ("normal", "reasoning"):
+        edges[part] = dict.fromkeys(strays, part) | edges[part]
+    if calls is None or calls.frame or not tokenizer.response_transitions:
+        return _made(tokenizer, calls, edges)
+    for part, more in tokenizer.response_transitions.items():
+        edges.setdefault(part, {}).update(more)
+    found = _made(tokenizer, calls, edges)
+    return replace(found, initial_state=tokenizer.response_initial_state or "normal")
+
+
+def _held(
+    tokenizer: TokenizerWrapper, calls: CallNotation | None, thoughts: ThoughtNotation | None
+) -> CallFormat:
+    """Return the format that a grammar holds a model to; what is like a mark in its texts is text."""
+    return _made(tokenizer, calls, _edges(calls, thoughts))
+
+
+def _edges(calls: CallNotation | None, thoughts: ThoughtNotation | None) -> _Edges:
+    """Return at which mark each part of an answer leads to which."""
+    edges: _Edges = {"normal": {}, "reasoning": {}, "tool": {}, "title": {}, "start": {}}
+    answer = "start" if calls and calls.opener else "normal"
+    if thoughts:
+        begun = "title" if thoughts.title_end else "reasoning"
+        edges["normal"] |= dict.fromkeys(thoughts.starts, begun)
+        edges["reasoning"] |= dict.fromkeys(thoughts.ends, answer)
+        if thoughts.title_end:
+            edges["title"] |= dict.fromkeys(thoughts.ends, answer)
+            edges["title"][thoughts.title_end] = "reasoning"
+    if calls:
+        for part in ("normal", "reasoning"):
+            edges[part] |= dict.fromkeys(calls.starts, "tool")
+        for part in ("normal", "reasoning", "tool"):
+            edges[part] |= dict.fromkeys(calls.reopens, "start")
+        if calls.end:
+            edges["tool"][calls.end] = "normal"
+    return edges
+
+
+def _made(tokenizer: TokenizerWrapper, calls: CallNotation | None, edges: _Edges) -> CallFormat:
+    """Return the format that has these *edges*."""
+    marks = {mark for part in edges.values() for mark in part}
+    special = special_tokens(tokenizer)
+    silent = {i for i, text in special.items() if not any(text in mark for mark in marks)}
+    found = CallFormat(
+        reader=None,
+        machine=TextStateMachine({part: list(each.items()) for part, each in edges.items()}),
         initial_state="normal",
-        silent_tokens=own.silent_tokens & _silent_tokens(tokenizer, {start, end}),
+        silent_tokens=frozenset(silent),
+        marks=_pattern(marks - {"\n"} | set(special.values())),
     )
-
-
-def plain_format(own: CallFormat) -> CallFormat:
-    """Return the format of a model, whose *own* is given, that continues a text: its marks are text there."""
+    if calls is None:
+        return found
     return replace(
-        own,
-        start="",
-        end="",
-        parse=None,
-        machine=_PLAIN_TEXT,
-        initial_state="normal",
-        is_json=False,
+        found,
+        reader=calls.reader,
+        initial_state="start" if calls.opener else "normal",
+        end=calls.end,
+        frame=calls.frame,
+        opener=calls.opener,
+        reopening=calls.reopening,
+        keeps_unopened=calls.keeps_unopened,
     )
 
 
-def _silent_tokens(tokenizer: TokenizerWrapper, marks: Iterable[str]) -> frozenset[int]:
-    """Return the special tokens that are none of *marks*, and neither begin nor end thoughts."""
-    texts = {*marks, tokenizer.think_start, tokenizer.think_end}
-    return frozenset(i for i, text in special_tokens(tokenizer).items() if text not in texts)
+def _pattern(texts: Collection[str]) -> re.Pattern[str]:
+    """Return what finds any of *texts*, the longest first."""
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")

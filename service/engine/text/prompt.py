@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.text.abilities import REFUSALS
+from service.engine.text.call_format import formats
 from service.engine.text.chat_template import ChatTemplate, LostTurn, RenderedChat
 from service.protocol import Chat, Job, Prompt, Text, Tokens
 
@@ -111,6 +112,7 @@ class Prompter:
         self._vocabulary = vocabulary
         self._max_token_length = max(map(len, tokenizer.get_vocab()))  # in characters
         self._template = ChatTemplate(self._tokenizer)
+        self._thoughts = formats(tokenizer).thoughts
         self._added = {
             i for i, token in tokenizer.added_tokens_decoder.items() if not token.special
         }
@@ -130,7 +132,9 @@ class Prompter:
         return Prepared(
             ids,
             text=self._echo(job, ids) if job.echo else "",
-            is_thinking=rendered is not None and self._is_thinking(rendered.opening),
+            is_thinking=rendered is not None
+            and self._thoughts is not None
+            and self._thoughts.are_open(rendered.opening),
             last_turn_at=self._last_turn_at(job.prompt, ids) if len(ids) >= self._window else 0,
         )
 
@@ -203,13 +207,6 @@ class Prompter:
         is_known = begin < len(rendered.text)
         n_after = len(self._encode_pieces(rendered.pieces(begin))) if is_known else len(ids)
         return max(len(ids) - n_after, 0)
-
-    def _is_thinking(self, opening: str) -> bool:
-        """Whether the template begins an answer, as it did with *opening*, inside of thoughts."""
-        if not self._tokenizer.has_thinking:
-            return False
-        begun = opening.rfind(self._tokenizer.think_start)
-        return bool(begun > opening.rfind(self._tokenizer.think_end))
 
     def _overflow(self, n_tokens: int, param: str) -> RefusedPrompt:
         """Return the refusal of a prompt of *n_tokens*, or of far more."""
