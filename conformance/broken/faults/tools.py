@@ -179,4 +179,6 @@ class CutArgumentsLoseTheirBeginning(Capable):
             return found
         call = said.calls[0]
         called = call["function"] | {"arguments": call["function"]["arguments"][1:3]}
-        return Said([], "length", [call | {"function": called}])
+        cut = Said([], "length", [call | {"function": called}])
+        cut.n_unsaid = n_tokens - cut.n_tokens
+        return cut
