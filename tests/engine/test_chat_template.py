@@ -203,6 +203,18 @@ def test_final_message_is_gone_on_with(name: str, text: str, templates: Template
     assert "Question one?" in rendered.text
 
 
+def test_chat_that_is_refused_anyway_says_nothing_of_the_system(templates: Templates) -> None:
+    """Who refuses an answer at the end takes a system turn all the same."""
+    refusing = """{%- for message in messages -%}
+    {%- if loop.last and message.role == "assistant" -%}{{ raise_exception("an end") }}{%- endif -%}
+    {{- "<" + message.role + ">" + message.content -}}
+    {%- endfor -%}"""
+    template = templates(refusing)
+
+    assert template.abilities().system
+    assert template.render(Chat((RULE, ASK))).text.startswith("<system>")
+
+
 def test_template_that_shows_nothing_is_refused(templates: Templates) -> None:
     """What can't be told to the model is refused with the message that would be lost."""
     with pytest.raises(LostTurn) as caught:

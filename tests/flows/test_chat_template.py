@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import anthropic
 import httpx
+import openai
 import pytest
 
 from tests.engine.demanding_templates import NINE
@@ -94,6 +96,43 @@ def test_round_with_a_tool_in_responses(client: httpx.Client) -> None:
 
     assert results
     assert answer(client, "/v1/responses", **asked)["output"]
+
+
+def test_dumps_of_official_clients(server: LiveServer) -> None:
+    """What their objects make of themselves, nulls included, is taken back as it stands."""
+    said: dict[str, Any] = {"messages": [QUESTION], "model": "gemma", "max_tokens": 60}
+    tool: Any = {"name": "weather", "input_schema": SCHEMA}
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="k") as sdk:
+        message = (
+            sdk.chat.completions.create(
+                **said, tools=[{"type": "function", "function": WEATHER}], tool_choice="required"
+            )
+            .choices[0]
+            .message.model_dump()
+        )
+        results = [
+            {"role": "tool", "tool_call_id": call["id"], "content": "sunny"}
+            for call in message["tool_calls"]
+        ]
+        sdk.chat.completions.create(**said | {"messages": [QUESTION, message, *results]})
+        items: Any = [QUESTION]
+        response = sdk.responses.create(model="gemma", input=items, max_output_tokens=60)
+        items += [item.model_dump() for item in response.output]
+        sdk.responses.create(model="gemma", input=[*items, QUESTION], max_output_tokens=4)
+    with anthropic.Anthropic(base_url=server.url, api_key="k") as other:
+        called = other.messages.create(**said, tools=[tool], tool_choice={"type": "any"})
+        blocks = [block.model_dump() for block in called.content]
+        outcomes = [
+            {"type": "tool_result", "tool_use_id": block["id"], "content": "sunny"}
+            for block in blocks
+            if block["type"] == "tool_use"
+        ]
+        history: Any = [QUESTION, {"role": "assistant", "content": blocks}]
+        said["messages"] = [*history, {"role": "user", "content": outcomes}]
+        last = other.messages.create(**said)
+
+    assert outcomes
+    assert last.content
 
 
 def test_system_messages_anywhere(client: httpx.Client) -> None:

@@ -25,6 +25,7 @@ REFUSALS = (
     AssertionError,
     AttributeError,
     LookupError,
+    RecursionError,
     TypeError,
     ValueError,
 )
@@ -211,7 +212,8 @@ class _Probe:
         chats: list[tuple[Turn, ...]] = [(_ASK,), (_ASK, _REPLY), (_ASK, _REPLY, _ASK_AGAIN)]
         if found.calls and found.results:
             chats.append((_ASK, _CALLING, _RESULT))
-        system = all(self._shows(found, _RULE, *chat) for chat in chats)
+        taken = [chat for chat in chats if self._shows(found, *chat)] or chats
+        system = all(self._shows(found, _RULE, *chat) for chat in taken)
         begun = (_RULE,) if system else ()
         return replace(
             found,
