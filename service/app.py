@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from falcon.asgi import App
@@ -12,7 +13,7 @@ from service import settings as options
 from service.catalog.resolve import Names
 from service.fleet.admission import Admission
 from service.fleet.lifecycle import Lifecycle
-from service.fleet.supervisor import Supervisor
+from service.fleet.supervisor import ENGINE_COMMAND, Supervisor
 from service.protocol import Load
 from service.settings import Settings
 from service.telemetry import Metrics, configure_logging
@@ -34,18 +35,36 @@ from service.web.resources.tokens import Detokenize, Estimate, Tokenize
 
 _log = logging.getLogger(__name__)
 
+N_QUESTIONS = 2  # one that the tokenizer works on, and one that it goes on with
 
-def create_app(settings: Settings) -> Edge:
-    """Return the ASGI application; nothing runs before its lifespan begins."""
+
+def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) -> Edge:
+    """
+    Return the ASGI application; nothing runs before its lifespan begins.
+
+    Args:
+        settings: how it was started.
+        engine: the command that starts an engine process, to which the number of its socket is added;
+            tests give one that fails where they want it to.
+    """
     configure_logging(settings.log_level)
     metrics = Metrics()
     lifecycle = Lifecycle(warmup_enabled=settings.warmup)
-    supervisor = Supervisor(load_message(settings), lifecycle, metrics)
+    supervisor = Supervisor(
+        load_message(settings),
+        lifecycle,
+        metrics,
+        command=engine,
+        stall_s=settings.stall_timeout_s,
+        load_s=settings.load_timeout_s,
+        memory_bytes=settings.engine_memory_mb and settings.engine_memory_mb * 1_000_000,
+    )
     admission = Admission(
         settings.max_concurrency, settings.queue_size, settings.queue_timeout_s, metrics
     )
     names = Names(dict(settings.model_aliases), settings.any_model_name)
-    intake = Intake(supervisor, admission, metrics, names)
+    questions = Admission(N_QUESTIONS, settings.queue_size, settings.queue_timeout_s)
+    intake = Intake(supervisor, admission, metrics, names, questions)
     models = Models(lifecycle, names)
     messages = Messages(intake)
     responses = Responses(intake, Archive())
@@ -70,13 +89,14 @@ def create_app(settings: Settings) -> Edge:
         ("/v1/messages", messages, {}),
         ("/v1/messages/count_tokens", messages, {"suffix": "count_tokens"}),
     ]
-    lifespan = Lifespan(supervisor, admission)
-    middleware: list[Any] = [lifespan, Guard(settings.api_key)]
+    lifespan = Lifespan(supervisor, [admission, questions], metrics, settings.drain_timeout_s)
+    middleware: list[Any] = [lifespan]
     app = App(middleware=middleware)
     failures.install(app)
     for path, resource, how in routes:
         app.add_route(path, resource, **how)
-    lifespan.edge = Edge(app, metrics, Cors(settings.allowed_origins))
+    guard = Guard(settings.api_key, settings.allowed_hosts, settings.allowed_origins)
+    lifespan.edge = Edge(app, metrics, guard, Cors(settings.allowed_origins))
     return lifespan.edge
 
 

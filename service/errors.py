@@ -7,16 +7,21 @@ ServiceError
 │   │   ├── UnsupportedParameter  400  unsupported_parameter
 │   │   └── PromptTooLong         400  context_length_exceeded
 │   ├── Unauthorized              401  invalid_api_key
+│   ├── HostNotAllowed            403  host_not_allowed
+│   ├── OriginNotAllowed          403  origin_not_allowed
 │   ├── ModelNotFound             404  model_not_found
 │   ├── ResponseNotFound          404  response_not_found
 │   ├── RequestTimeout            408  request_timeout
 │   ├── RequestTooLarge           413  request_too_large
 │   ├── UriTooLong                414  uri_too_long
 │   ├── UnsupportedMedia          415  unsupported_media_type
+│   ├── HeadersTooLarge           431  headers_too_large
+│   ├── InvalidHttp               400  invalid_http_request
 │   └── QueueFull                 429  queue_full            + Retry-After
 └── ServerError (5xx, ours; the message never tells internals)
     ├── InternalError             500  internal_error
     ├── EngineDied                500  engine_died
+    ├── NumericalError            500  numerical_error
     ├── ModelNotReady             503  model_not_ready       + Retry-After
     ├── QueueTimeout              503  queue_timeout         + Retry-After
     └── ShuttingDown              503  shutting_down         + Retry-After
@@ -105,6 +110,20 @@ class Unauthorized(ClientError):
     code = "invalid_api_key"
 
 
+class HostNotAllowed(ClientError):
+    """The request names a host that is not this server; ALLOWED_HOSTS lists those that are."""
+
+    status = 403
+    code = "host_not_allowed"
+
+
+class OriginNotAllowed(ClientError):
+    """A web page of another origin asks; ALLOWED_ORIGINS lists those that may."""
+
+    status = 403
+    code = "origin_not_allowed"
+
+
 class ModelNotFound(ClientError):
     """No model is served under that name."""
 
@@ -147,6 +166,19 @@ class UnsupportedMedia(ClientError):
     code = "unsupported_media_type"
 
 
+class HeadersTooLarge(ClientError):
+    """The request has too many headers, or too long ones."""
+
+    status = 431
+    code = "headers_too_large"
+
+
+class InvalidHttp(ClientError):
+    """What came is no request of HTTP/1.1."""
+
+    code = "invalid_http_request"
+
+
 class QueueFull(ClientError):
     """Every permit is taken and every place in the queue as well."""
 
@@ -167,6 +199,12 @@ class EngineDied(ServerError):
     """The engine process ended while it worked on the request."""
 
     code = "engine_died"
+
+
+class NumericalError(ServerError):
+    """The model computed what is no number, so that no token could be drawn."""
+
+    code = "numerical_error"
 
 
 class ModelNotReady(ServerError):

@@ -19,6 +19,10 @@ bug and ends the connection.
         Detokenize    ───────────────>
                       <───────────────   Detokenized | Rejected | Failed
 
+        at any time   <───────────────   Heartbeat, a few times a second
+                      <───────────────   CacheFault
+        before Loaded <───────────────   Downloading, and again when that is over
+
 Either side's death is the end of file on the other's socket.
 """
 
@@ -289,6 +293,7 @@ class Load(Message, frozen=True):
         trust_remote_code: code in the model's folder may be run.
         tool_parser: name of the notation of its calls; None: as its chat template shows.
         reasoning_parser: name of the notation of its thoughts; None: as its chat template shows.
+        stall_timeout_s: seconds without progress after which it is killed.
     """
 
     model_path: str | None
@@ -310,6 +315,7 @@ class Load(Message, frozen=True):
     trust_remote_code: bool = False
     tool_parser: str | None = None
     reasoning_parser: str | None = None
+    stall_timeout_s: float = 30.0
 
 
 class Submit(Message, frozen=True):
@@ -326,7 +332,7 @@ class Cancel(Message, frozen=True):
 
 
 class Tokenize(Message, frozen=True):
-    """Say which tokens *prompt* is; nothing is generated, and its length is not limited."""
+    """Say which tokens *prompt* is; nothing is generated. A `Cancel` ends this as well."""
 
     ticket: int
     prompt: Prompt
@@ -394,9 +400,43 @@ class Cancelled(Message, frozen=True):
 
 
 class Failed(Message, frozen=True):
-    """The job broke while it ran, by our fault."""
+    """The job broke while it ran, by our fault; `is_numerical`: the model computed what is no number."""
 
     ticket: int
+    is_numerical: bool = False
+
+
+class Heartbeat(Message, frozen=True):
+    """
+    What the engine has done until now, told by a thread that does nothing else.
+
+    Attributes:
+        n_turns: turns of its loop, and steps of warm-up.
+        n_texts: prompts and questions that its text worker is done with.
+        has_texts: it has more of them.
+        n_grammars: forms of answers that its grammar worker is done with.
+        has_grammars: it has more of them.
+        memory_bytes: the most memory that the process has held.
+    """
+
+    n_turns: int
+    n_texts: int
+    has_texts: bool
+    n_grammars: int
+    has_grammars: bool
+    memory_bytes: int
+
+
+class Downloading(Message, frozen=True):
+    """The model, or its draft, is being downloaded, which may take any time; `is_over`: it is there."""
+
+    is_over: bool
+
+
+class CacheFault(Message, frozen=True):
+    """The prefix cache can't be kept on disk, or not any more; `reason` is for the operator."""
+
+    reason: str
 
 
 class Tokenized(Message, frozen=True):
@@ -497,6 +537,9 @@ FromEngine = (
     | Cancelled
     | Failed
     | Step
+    | Heartbeat
+    | Downloading
+    | CacheFault
     | Tokenized
     | Detokenized
 )

@@ -106,6 +106,19 @@ class Origin(Listed):
         return origin
 
 
+class Host(Listed):
+    """A name or an address of this server, without a port, or `*` for any."""
+
+    name = "HOST"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name in lower case; fails with the forms that one has."""
+        host = str(value).lower().rstrip(".")
+        if not re.fullmatch(r"\*|[a-z0-9_.-]+|[0-9a-f:]+", host):
+            self.fail(f"{value!r} is not a name or an address without a port, nor *.", param, ctx)
+        return host
+
+
 class Option(click.Option):
     """An option whose variable counts even when it is set to nothing, if nothing would be dangerous."""
 
@@ -198,6 +211,12 @@ class Settings:
         "Origins of web pages that may read answers (CORS), such as https://chat.example, or * for all: as a "
         "flag several times, as a variable with commas between. None: no page may.",
     )  # fmt: skip
+    allowed_hosts: tuple[str, ...] = _option(
+        "ALLOWED_HOSTS", "--allowed-host", Host(), (),
+        "Further names that requests may give this server in their Host header, or * for any: as a flag "
+        "several times, as a variable with commas between. None: on a loopback address this machine's own, "
+        "elsewhere any.",
+    )  # fmt: skip
     allow_grammars: bool = _option(
         "ALLOW_GRAMMARS", "--allow-grammars", click.BOOL, False,
         "Let requests bring grammars of their own; some grammars block the engine until it is restarted.",
@@ -254,6 +273,22 @@ class Settings:
     reasoning_parser: str | None = _option(
         "REASONING_PARSER", "--reasoning-parser", click.Choice(REASONING_PARSERS), None,
         "Notation in which the model marks its thoughts. None: the one that its chat template shows.",
+    )  # fmt: skip
+    stall_timeout_s: float = _option(
+        "STALL_TIMEOUT", "--stall-timeout", Seconds(1, 3600), 30.0,
+        "Seconds without progress, with work to do, after which the engine is killed and started again.",
+    )  # fmt: skip
+    load_timeout_s: float = _option(
+        "LOAD_TIMEOUT", "--load-timeout", Seconds(1, 86400), 600.0,
+        "Longest that loading a model takes, in seconds, a download not counted; then it has failed.",
+    )  # fmt: skip
+    engine_memory_mb: int | None = _option(
+        "ENGINE_MEMORY_MB", "--engine-memory-mb", Whole(min=64), None,
+        "Most memory that the engine process holds, in MB; beyond it, it is started again. None: no limit.",
+    )  # fmt: skip
+    drain_timeout_s: float = _option(
+        "DRAIN_TIMEOUT", "--drain-timeout", Seconds(0, 3600), 2.0,
+        "Seconds that running answers get to finish when the server is asked to end.",
     )  # fmt: skip
 
     def is_loopback(self) -> bool:

@@ -50,6 +50,9 @@ class Metrics:
             "tier3a_requests", "Requests by how they ended.",
             ["method", "status"], registry=self.registry,
         )  # fmt: skip
+        self.requests_started = Counter(
+            "tier3a_requests_started", "Requests begun, however they end.", registry=self.registry
+        )
         self.in_flight = Gauge(
             "tier3a_requests_in_flight", "Requests begun and not yet ended.", registry=self.registry
         )
@@ -79,6 +82,19 @@ class Metrics:
         self.engine_deaths = Counter(
             "tier3a_engine_deaths", "Engine processes that ended unasked.", registry=self.registry
         )
+        self.engine_memory_bytes = Gauge(
+            "tier3a_engine_memory_bytes", "Most memory that the engine process has held.",
+            registry=self.registry,
+        )  # fmt: skip
+        self.cache_faults = Counter(
+            "tier3a_prefix_cache_faults", "Times that the prefix cache on disk was given up.",
+            registry=self.registry,
+        )  # fmt: skip
+        self.loop_lag_s = Histogram(
+            "tier3a_event_loop_lag_seconds", "How late the event loop turned, looked at regularly.",
+            registry=self.registry,
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+        )  # fmt: skip
 
     def exposition(self) -> bytes:
         """Return all of it in Prometheus' text format."""

@@ -16,6 +16,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,9 +30,11 @@ from service.protocol import (
     Delta,
     Detokenize,
     Detokenized,
+    Downloading,
     Failed,
     FrameSplitter,
     FromEngine,
+    Heartbeat,
     Load,
     Loaded,
     LoadFailed,
@@ -52,6 +55,7 @@ from service.protocol import (
 CARD = ModelCard("fake/engine", "fake", "An engine without a model.", 4096, 1_700_000_000)
 BUDGET = Budget(1_000_000, 8_000_000, 4096, 8192, 2)
 REASON = "config.json cannot be read"
+MEMORY_BYTES = 100_000_000
 
 
 class Engine:
@@ -62,7 +66,18 @@ class Engine:
         self._journal = journal
         self._connection = connection
         self._splitter = FrameSplitter()
+        self.n_turns = 0
+        self.stuck_at: int | None = None
+        self._sending = threading.Lock()
         self.note(f"born {os.getpid()}")
+
+    def beat(self) -> None:
+        """Tell of each turn; one of each is a prompt that was made and a step that was taken."""
+        while True:
+            is_stuck = self.stuck_at is not None
+            n_texts = self.stuck_at if self.stuck_at is not None else self.n_turns
+            self.send(Heartbeat(self.n_turns, n_texts, is_stuck, 0, False, MEMORY_BYTES))
+            time.sleep(0.02)
 
     def note(self, line: str) -> None:
         """Add *line* to the journal."""
@@ -75,10 +90,11 @@ class Engine:
 
     def send_raw(self, data: bytes) -> None:
         """Send bytes that need not be a message."""
-        try:
-            self._connection.sendall(data)
-        except OSError:
-            return
+        with self._sending:
+            try:
+                self._connection.sendall(data)
+            except OSError:
+                return
 
     def hang_up(self) -> None:
         """End the conversation, and live on for a while."""
@@ -105,8 +121,11 @@ class Engine:
         inbound = self.messages()
         order = next(inbound, None)
         assert isinstance(order, Load)
+        if self.word != "mute":
+            threading.Thread(target=self.beat, daemon=True).start()
         BEHAVIOURS.get(self.word, loaded_and_warm)(self)
         for message in inbound:
+            self.n_turns += 1
             match message:
                 case Submit(ticket, job):
                     text = text_of(job.prompt)
@@ -166,6 +185,14 @@ def die_warming(engine: Engine) -> None:
 def fail_to_warm_up(engine: Engine) -> None:
     """Load, and say that warm-up failed."""
     engine.send(Loaded(CARD, BUDGET), WarmedUp("RuntimeError"))
+
+
+def download(engine: Engine) -> None:
+    """Download for a while, then load for ever."""
+    engine.send(Downloading(is_over=False))
+    time.sleep(0.6)
+    engine.send(Downloading(is_over=True))
+    load_for_ever(engine)
 
 
 def warm_up_for_ever(engine: Engine) -> None:
@@ -252,6 +279,11 @@ def stay_silent(engine: Engine, ticket: int, text: str) -> None:
     """Not even accept."""
 
 
+def stick(engine: Engine, ticket: int, text: str) -> None:
+    """Never be done with the text, and serve all others."""
+    engine.stuck_at = engine.stuck_at or engine.n_turns
+
+
 def hang(engine: Engine, ticket: int, text: str) -> None:
     """Accept, then stop listening."""
     engine.send(Accepted(ticket, 1))
@@ -259,11 +291,11 @@ def hang(engine: Engine, ticket: int, text: str) -> None:
 
 
 def toil(engine: Engine, ticket: int, text: str) -> None:
-    """Take long, with signs of life, then answer."""
+    """Take long, step by step, then answer."""
     engine.send(Accepted(ticket, 1))
     for _ in range(20):
         time.sleep(0.05)
-        engine.send(Step(()))
+        engine.n_turns += 1
     engine.send(Step((Delta(ticket, "done", 1, "stop"),)))
 
 
@@ -303,6 +335,7 @@ BEHAVIOURS: dict[str, Callable[[Engine], None]] = {
     "exits-while-loading": exit_while_loading,
     "dies-while-loading": die_while_loading,
     "slow-load": load_for_ever,
+    "downloads": download,
     "dies-warming": die_warming,
     "warmup-fails": fail_to_warm_up,
     "warmup-hangs": warm_up_for_ever,
@@ -320,6 +353,7 @@ JOBS: dict[str, Callable[[Engine, int, str], None]] = {
     "BEGIN": begin,
     "SILENT": stay_silent,
     "HANG": hang,
+    "STICK": stick,
     "TOIL": toil,
     "DIE": die,
     "HANG UP": hang_up,

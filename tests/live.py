@@ -150,6 +150,6 @@ def _descendants(pid: int) -> list[psutil.Process]:
 
 def _is_engine(process: psutil.Process) -> bool:
     try:
-        return "service.engine" in process.cmdline()
+        return bool({"service.engine", "tests.faulty_engine"} & {*process.cmdline()})
     except psutil.NoSuchProcess:
         return False

@@ -22,6 +22,10 @@ from tests.test_settings import TABLE
 API_OPTIONS = {
     "model_type",
     "host",
+    "allowed_hosts",
+    "load_timeout_s",
+    "engine_memory_mb",
+    "drain_timeout_s",
     "port",
     "queue_timeout_s",
     "queue_size",

@@ -4,7 +4,7 @@ import pytest
 
 from service import contracts
 from service.errors import InvalidRequest
-from service.openai.body import MAX_DEPTH, MAX_STRINGS, decode
+from service.openai.body import MAX_DEPTH, MAX_TEXTS, decode
 
 
 def refusal(raw: bytes) -> InvalidRequest:
@@ -129,10 +129,10 @@ def keys(n: int, ending: bytes = b"") -> bytes:
 @pytest.mark.parametrize(
     "raw",
     [
-        pytest.param(keys(MAX_STRINGS + 1), id="keys"),
-        pytest.param(keys(2 * MAX_STRINGS + 1, b"\\\\"), id="keys that end in backslashes"),
-        pytest.param(b'{"a":[%s""]}' % (b'"",' * MAX_STRINGS), id="texts"),
-        pytest.param(b'"' * (2 * MAX_STRINGS + 1), id="no JSON at all"),
+        pytest.param(keys(MAX_TEXTS + 1), id="keys"),
+        pytest.param(keys(2 * MAX_TEXTS + 1, b"\\\\"), id="keys that end in backslashes"),
+        pytest.param(b'{"a":[%s""]}' % (b'"",' * MAX_TEXTS), id="texts"),
+        pytest.param(b'"' * (2 * MAX_TEXTS + 2), id="no JSON at all"),
     ],
 )
 def test_body_when_it_holds_too_much(raw: bytes) -> None:
@@ -142,10 +142,10 @@ def test_body_when_it_holds_too_much(raw: bytes) -> None:
 
 def test_body_when_it_holds_as_much_as_allowed() -> None:
     """So many keys are read, and quotes inside a text are no keys."""
-    quotes = b'{"a":"%s"}' % (b'\\"' * 3 * MAX_STRINGS)
+    quotes = b'{"a":"%s"}' % (b'\\"' * 3 * MAX_TEXTS)
 
-    assert MAX_STRINGS == len(decode(keys(MAX_STRINGS)))
-    assert 3 * MAX_STRINGS == len(decode(quotes)["a"])
+    assert MAX_TEXTS == len(decode(keys(MAX_TEXTS)))
+    assert 3 * MAX_TEXTS == len(decode(quotes)["a"])
 
 
 def test_message_never_repeats_the_body() -> None:

@@ -780,7 +780,7 @@ def test_socket_when_a_request_breaks_and_the_next_is_fine() -> None:
         async with asyncio.timeout(10), server(app) as (_, port), connection(port) as (r, w):
             found = []
             for path in (b"/broken", b"/fine"):
-                w.write(b"GET %s HTTP/1.1\r\nHost: x\r\nX-Request-ID: r1\r\n\r\n" % path)
+                w.write(b"GET %s HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: r1\r\n\r\n" % path)
                 found.append(await read_response(r))
             return found
 
@@ -813,7 +813,7 @@ def test_socket_when_the_client_closes(is_midway: bool, lines: list[str]) -> Non
 
         async with asyncio.timeout(10), server(app) as (_, port):
             async with connection(port) as (_, writer):
-                writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 await began.wait()
             left_s = time.perf_counter()
             await ended.wait()
@@ -838,7 +838,7 @@ def test_socket_when_the_body_is_too_large(head: bytes, monkeypatch: pytest.Monk
 
     async def scenario() -> tuple[int, str, bytes]:
         async with asyncio.timeout(10), server(broken) as (_, port), connection(port) as (r, w):
-            w.write(b"POST / HTTP/1.1\r\nHost: x\r\n" + head)
+            w.write(b"POST / HTTP/1.1\r\nHost: localhost\r\n" + head)
             return await read_response(r)
 
     status, head_text, body = asyncio.run(scenario())
@@ -862,8 +862,8 @@ def test_socket_when_aborted() -> None:
             connection(port) as (r1, w1),
             connection(port) as (r2, w2),
         ):
-            w1.write(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
-            w2.write(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+            w1.write(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            w2.write(b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await r1.readuntil(b"\r\n\r\n")
             await asyncio.sleep(0.02)
             whole.abort()

@@ -14,7 +14,16 @@ from service.fleet.admission import Admission
 from service.fleet.lifecycle import Lifecycle
 from service.fleet.supervisor import Supervisor
 from service.fleet.ticket import Ticket
-from service.protocol import Accepted, Budget, Delta, Job, ModelCard, Text
+from service.protocol import (
+    Accepted,
+    Budget,
+    Delta,
+    Job,
+    ModelCard,
+    Prompt,
+    Text,
+    Tokenized,
+)
 from service.telemetry import Metrics
 from service.web import sse
 from service.web.intake import Intake, collect
@@ -30,12 +39,14 @@ class Engine:
     Attributes:
         lifecycle: the model's states.
         closed: numbers of the jobs that were given back.
+        n_asked: questions about tokens that came.
         error: what submitting raises; None: nothing.
     """
 
     def __init__(self) -> None:
         self.lifecycle = Lifecycle(warmup_enabled=False)
         self.closed: list[int] = []
+        self.n_asked = 0
         self.error: ModelNotReady | None = None
 
     def submit(self, jobs: Sequence[Job]) -> Ticket:
@@ -46,6 +57,12 @@ class Engine:
         for number in ticket.numbers:
             ticket.put(Accepted(number, number + 3))
         return ticket
+
+    async def tokenize(self, prompt: Prompt) -> Tokenized:  # noqa: ARG002
+        """Never answer."""
+        self.n_asked += 1
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
 
     def be_ready(self) -> None:
         """Have the model in memory."""
@@ -64,6 +81,7 @@ class Case:
             Admission(1, 1, 5.0, self.metrics),
             self.metrics,
             Names({"gpt-4": CARD.id}),
+            Admission(1, 1, 5.0),
         )
 
     @property
@@ -127,6 +145,25 @@ def test_submit_waits_for_its_turn() -> None:
     assert 0.04 < asyncio.run(scenario()) < 5
     leave(second)
     assert 0 == case.n_permits_in_use
+
+
+def test_questions_are_asked_one_after_another() -> None:
+    """They keep no place before those who generate, and whoever leaves makes room."""
+    case = Case()
+
+    async def scenario() -> None:
+        asked = [asyncio.create_task(case.intake.tokenize(CARD, Text("a"))) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        assert 1 == case.engine.n_asked
+        with pytest.raises(QueueFull):
+            await asked[2]
+        asked[0].cancel()
+        await asyncio.wait(asked[:1])
+        await asyncio.sleep(0.01)
+        assert (2, 0) == (case.engine.n_asked, case.n_permits_in_use)
+        asked[1].cancel()
+
+    asyncio.run(scenario())
 
 
 def test_submit_when_the_engine_is_gone() -> None:

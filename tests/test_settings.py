@@ -47,6 +47,16 @@ TABLE: list[tuple[str, str, str, Any, str, str, Any, Any]] = [
         ("https://a.example", "http://localhost:3000"),
         ("*",),
     ),
+    (
+        "allowed_hosts",
+        "ALLOWED_HOSTS",
+        "--allowed-host",
+        (),
+        "mac.example, 10.0.0.7",
+        "*",
+        ("mac.example", "10.0.0.7"),
+        ("*",),
+    ),
     ("allow_grammars", "ALLOW_GRAMMARS", "--allow-grammars", False, "true", "false", True, False),
     ("kv_bits", "KV_BITS", "--kv-bits", None, "4", "8", 4, 8),
     ("max_kv_size", "MAX_KV_SIZE", "--max-kv-size", None, "16", "4096", 16, 4096),
@@ -88,6 +98,10 @@ TABLE: list[tuple[str, str, str, Any, str, str, Any, Any]] = [
         "think",
         "mistral",
     ),
+    ("stall_timeout_s", "STALL_TIMEOUT", "--stall-timeout", 30.0, "1", "3600", 1.0, 3600.0),
+    ("load_timeout_s", "LOAD_TIMEOUT", "--load-timeout", 600.0, "1", "86400", 1.0, 86400.0),
+    ("engine_memory_mb", "ENGINE_MEMORY_MB", "--engine-memory-mb", None, "64", "9000", 64, 9000),
+    ("drain_timeout_s", "DRAIN_TIMEOUT", "--drain-timeout", 2.0, "0", "3600", 0.0, 3600.0),
 ]
 NAMES = [row[0] for row in TABLE]
 
@@ -120,6 +134,11 @@ BAD = [
     ("--any-model-name", "ANY_MODEL_NAME", "gemma", ["true", "false"]),
     ("--allowed-origin", "ALLOWED_ORIGINS", "localhost", ["scheme://host"]),
     ("--allowed-origin", "ALLOWED_ORIGINS", "http://a.example/", ["scheme://host"]),
+    ("--allowed-host", "ALLOWED_HOSTS", "http://mac.example", ["name or an address"]),
+    ("--stall-timeout", "STALL_TIMEOUT", "0", ["1<=x<=3600"]),
+    ("--load-timeout", "LOAD_TIMEOUT", "soon", ["1<=x<=86400"]),
+    ("--engine-memory-mb", "ENGINE_MEMORY_MB", "63", ["x>=64"]),
+    ("--drain-timeout", "DRAIN_TIMEOUT", "-1", ["0<=x<=3600"]),
 ]
 
 

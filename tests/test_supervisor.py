@@ -96,6 +96,8 @@ class House:
         word: str = "normal",
         *,
         stall_s: float = 60.0,
+        load_s: float = 60.0,
+        memory_bytes: int | None = None,
         pauses_s: Sequence[float] = (0.01,),
         command: Sequence[str] | None = None,
     ) -> None:
@@ -108,6 +110,8 @@ class House:
             self._metrics,
             command=command or [sys.executable, str(FAKE), word, str(journal)],
             stall_s=stall_s,
+            load_s=load_s,
+            memory_bytes=memory_bytes,
             pauses_s=pauses_s,
         )
 
@@ -355,7 +359,7 @@ def test_question_when_nobody_answers(journal: Path) -> None:
 
 
 def test_question_when_whoever_asked_is_gone(journal: Path) -> None:
-    """An answer that comes too late is nobody's, and breaks nothing."""
+    """The engine is told to forget it; an answer that comes too late is nobody's, and breaks nothing."""
     house = House(journal)
 
     async def scenario() -> None:
@@ -365,8 +369,9 @@ def test_question_when_whoever_asked_is_gone(journal: Path) -> None:
             await asyncio.sleep(0)
             asking.cancel()
             await asyncio.wait({asking})
-            assert 0 == house.supervisor.n_owed
+            assert 1 == house.supervisor.n_owed  # the cancel, which the engine has not answered yet
             assert (["later"], None) == await outcome(house.submit("later"))
+            assert 0 == house.supervisor.n_owed
 
     asyncio.run(scenario())
 
@@ -818,12 +823,12 @@ def test_engine_that_hangs_in_warmup(journal: Path, monkeypatch: pytest.MonkeyPa
 
 def test_engine_that_is_idle(journal: Path) -> None:
     """Silence without work is no fault, and does not count against the next job."""
-    house = House(journal, stall_s=0.2)
+    house = House(journal, stall_s=1.0)
 
     async def scenario() -> None:
         async with running(house):
             await until_state(house, R)
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(1.5)
             assert (["fine"], None) == await outcome(house.submit("fine"))
 
     asyncio.run(scenario())
@@ -833,7 +838,7 @@ def test_engine_that_is_idle(journal: Path) -> None:
 
 def test_engine_that_takes_long(journal: Path) -> None:
     """Signs of life are enough: a long prompt is no hang."""
-    house = House(journal, stall_s=0.4)
+    house = House(journal, stall_s=0.9)
 
     async def scenario() -> None:
         async with running(house):
@@ -843,6 +848,106 @@ def test_engine_that_takes_long(journal: Path) -> None:
     asyncio.run(scenario())
 
     assert 1 == len(house.pids)
+
+
+def test_engine_that_hangs_on_a_prompt_while_others_are_served(journal: Path) -> None:
+    """Its clients leave and come again, and others get their answers: it is found out all the same."""
+    house = House(journal, stall_s=0.4)
+
+    async def scenario() -> None:
+        async with running(house):
+            await until_state(house, R)
+            while not house.n_deaths:
+                with contextlib.suppress(ServiceError):
+                    house.submit("STICK").close()
+                    await outcome(house.submit("fine"))
+                await asyncio.sleep(0.02)
+
+    asyncio.run(scenario())
+
+    assert any("it made no prompt" in (reason or "") for reason in house.model.reasons)
+
+
+def test_engine_that_is_stopped_while_idle(journal: Path) -> None:
+    """It is doubted first, which readiness tells, and killed when its time is over."""
+    house = House(journal, stall_s=0.6)
+
+    async def scenario() -> tuple[float, float]:
+        async with running(house):
+            await until_state(house, R)
+            stopped_s = time.monotonic()
+            os.kill(house.pids[0], signal.SIGSTOP)
+            await until(lambda: house.model.doubt)
+            assert not house.model.is_ready
+            assert house.model.healthy_card is not None
+            doubted_s = time.monotonic()
+            await until(lambda: house.n_deaths == 1)
+            return doubted_s - stopped_s, time.monotonic() - stopped_s
+
+    doubted_s, dead_s = asyncio.run(scenario())
+
+    assert doubted_s < dead_s
+    assert (
+        0.5 <= dead_s < 2
+    )  # its last word may have been a beat ago; then LOOK_S, and a busy machine
+    assert any("it said nothing" in (reason or "") for reason in house.model.reasons)
+
+
+def test_engine_that_is_stopped_for_a_moment(journal: Path) -> None:
+    """The doubt goes with its reason."""
+    house = House(journal, stall_s=2.0)
+
+    async def scenario() -> None:
+        async with running(house):
+            await until_state(house, R)
+            os.kill(house.pids[0], signal.SIGSTOP)
+            await until(lambda: house.model.doubt)
+            os.kill(house.pids[0], signal.SIGCONT)
+            await until(lambda: house.model.is_ready)
+            assert (["fine"], None) == await outcome(house.submit("fine"))
+
+    asyncio.run(scenario())
+
+    assert 1 == len(house.pids)
+
+
+def test_engine_that_never_says_a_word_has_its_time_to_load(journal: Path) -> None:
+    """It is killed then, and the reason says so."""
+    house = House(journal, "slow-load", load_s=0.3)
+
+    async def scenario() -> None:
+        async with running(house):
+            await until_state(house, F)
+            assert "did not load its model within 0.3 s" in (house.model.reason or "")
+
+    asyncio.run(scenario())
+
+
+def test_download_has_all_the_time_it_takes(journal: Path) -> None:
+    """It is told as what it is; only then does the time to load begin."""
+    house = House(journal, "downloads", load_s=0.5)
+
+    async def scenario() -> None:
+        async with running(house):
+            await until(lambda: house.model.reason == "the model is being downloaded")
+            await until(lambda: house.model.reason == "the model is being loaded")
+            assert house.model.state is L
+            await until_state(house, F)
+            assert "did not load its model" in (house.model.reason or "")
+
+    asyncio.run(scenario())
+
+
+def test_engine_that_takes_too_much_memory(journal: Path) -> None:
+    """It is ended before the machine has to choose whom to end."""
+    house = House(journal, memory_bytes=50_000_000)
+
+    async def scenario() -> None:
+        async with running(house):
+            await until_state(house, F)
+            assert "more than the 50 MB of ENGINE_MEMORY_MB" in (house.model.reason or "")
+
+    asyncio.run(scenario())
 
 
 # ---------------------------------------------------------------- ends

@@ -9,6 +9,7 @@ from service.errors import PromptTooLong, ServiceError
 # What the status alone tells; the others are told apart by whose fault they are.
 _TYPES = {
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",

@@ -2,7 +2,8 @@
 The engine process: `python -m service.engine FD`, started by the supervisor and by nobody else.
 
 Threads: the main thread owns MLX and everything made with it; a reader takes messages off the socket;
-one worker turns chats into token ids. The process ends when the socket's other end does.
+one worker turns chats into token ids; the heart tells that they get on. The process ends when the
+socket's other end does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 
 from service.engine.channel import Channel
+from service.engine.pulse import Pulse, start
 from service.protocol import Load
 
 _log = logging.getLogger("service.engine")
@@ -36,9 +38,12 @@ def main() -> None:
         # Read once, when the libraries are imported: what is on disk is never asked for on the network.
         os.environ["HF_HUB_OFFLINE"] = "1"
 
+    pulse = Pulse()
+    start(channel, pulse, order.stall_timeout_s)
+
     from service.engine.loop import serve  # only now: it imports MLX and transformers
 
-    serve(channel, order)
+    serve(channel, order, pulse=pulse)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """
 The engine's one loop: take what came, one step, one message back with all that it brought.
 
-    reader thread ── Submit ──> text worker ── _Arrival ──┐
-          └────────── Cancel ─────────────────────────────┴──> inbox ──> main thread: steps
+    reader thread ── Submit ──> text worker ──┬─────────────────────────┐
+          │                                   └──> grammar worker ──────┤ _Arrival
+          └────────── Cancel ───────────────────────────────────────────┴──> inbox ──> main thread: steps
 
 Only the main thread touches MLX and decides what a ticket's fate is; the others just hand over. None of
 the queues holds more than the API process has permits for.
@@ -16,23 +17,28 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from service.catalog.card import UnfitModel
 from service.engine.cache.memory_plan import MemoryPlan, set_limits
 from service.engine.channel import Channel
-from service.engine.model.load import LoadedModel, load
+from service.engine.model.load import LoadedModel, load, locate, needs_download
+from service.engine.pulse import Pulse
 from service.engine.scheduler.scheduler import Scheduler
 from service.engine.start import prove, start
+from service.engine.text import sandbox
 from service.engine.text.prompt import Prepared, RefusedPrompt
+from service.engine.worker import Worker
 from service.protocol import (
     Accepted,
+    CacheFault,
     Cancel,
     Cancelled,
     Detokenize,
     Detokenized,
+    Downloading,
     Failed,
     Job,
     Load,
@@ -58,7 +64,12 @@ class _Arrival:
     prepared: Prepared
 
 
-def serve(channel: Channel, order: Load, leave: Callable[[int], None] = os._exit) -> None:
+def serve(
+    channel: Channel,
+    order: Load,
+    leave: Callable[[int], None] = os._exit,
+    pulse: Pulse | None = None,
+) -> None:
     """
     Load what *order* names and serve it; returns only if it cannot be served.
 
@@ -66,25 +77,39 @@ def serve(channel: Channel, order: Load, leave: Callable[[int], None] = os._exit
         channel: to the API process.
         order: what to load.
         leave: called with an exit status, from the reader's thread, when the API process is gone.
+        pulse: where the threads count what they have done.
     """
-    engine = Engine(channel, leave)
+    sandbox.install()
+    engine = Engine(channel, leave, pulse or Pulse())
     threading.Thread(target=engine.read, name="reader", daemon=True).start()
     try:
+        _download(channel, order)
         engine.run(load(order), order)
     except UnfitModel as error:
         _log.error("the model cannot be served: %s", error)
         channel.send(LoadFailed(str(error)))
 
 
+def _download(channel: Channel, order: Load) -> None:
+    """Get what is on no disk here, and tell of it, since nobody can say how long that takes."""
+    for path, setting in ((order.model_path, "MODEL_PATH"), (order.draft_model, "DRAFT_MODEL")):
+        if needs_download(path):
+            channel.send(Downloading(is_over=False))
+            locate(path, setting)
+            channel.send(Downloading(is_over=True))
+
+
 class Engine:
     """One model's requests, from messages in to messages out."""
 
-    def __init__(self, channel: Channel, leave: Callable[[int], None]) -> None:
+    def __init__(self, channel: Channel, leave: Callable[[int], None], pulse: Pulse) -> None:
         self._channel = channel
         self._leave = leave
         self._inbox: queue.SimpleQueue[_Arrival | Cancel] = queue.SimpleQueue()
-        self._text_worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="text")
-        self._open: set[int] = set()  # tickets that were submitted, and neither ended nor cancelled
+        self._pulse = pulse
+        self._text_worker = Worker("text worker", pulse.texts)
+        self._grammar_worker = Worker("grammar worker", pulse.grammars)
+        self._open: set[int] = set()  # tickets that came, and neither ended nor were cancelled
         self._memory: MemoryPlan | None = None
 
     def read(self) -> None:
@@ -92,12 +117,14 @@ class Engine:
         for message in self._channel.messages():
             if isinstance(message, Submit):
                 self._open.add(message.ticket)
-                self._text_worker.submit(self._prepare, message, time.monotonic())
+                job = partial(self._prepare, message, time.monotonic())
+                self._text_worker.put(job)
             elif isinstance(message, Cancel):
                 self._open.discard(message.ticket)
                 self._inbox.put(message)
             elif isinstance(message, Tokenize | Detokenize):
-                self._text_worker.submit(self._tell, message)
+                self._open.add(message.ticket)
+                self._text_worker.put(partial(self._tell, message), is_question=True)
         if self._memory:
             self._memory.close()
         self._leave(0)
@@ -109,14 +136,16 @@ class Engine:
         Raises:
             UnfitModel: it can't be served; the message says why.
         """
-        started = start(loaded, order)
+        started = start(loaded, order, lambda reason: self._channel.send(CacheFault(reason)))
         set_limits(started.memory)
         self._memory, self._preparer = started.memory, started.preparer
+        scheduler = started.scheduler
+        self._pulse.n_steps = lambda: scheduler.n_steps
         self._channel.send(Loaded(started.loaded.card, started.memory.budget))
         self._channel.send(prove(started, order))
-        scheduler = started.scheduler
         while True:
             self._take(scheduler)
+            self._pulse.n_turns += 1
             if scheduler.tickets:
                 self._step(scheduler)
 
@@ -126,12 +155,28 @@ class Engine:
         if ticket not in self._open:
             return
         with self._blaming(ticket):
-            prepared = self._preparer.prepare(job)
-            self._channel.send(Accepted(ticket, len(prepared.ids)))
-            self._inbox.put(_Arrival(ticket, job, came_s, prepared))
+            arrival = _Arrival(ticket, job, came_s, self._preparer.prompt(job))
+            if self._preparer.is_compiled(job):
+                self._accept(arrival)
+            else:  # which may take a while, and others need not wait for it
+                self._grammar_worker.put(partial(self._constrain, arrival))
+
+    def _constrain(self, arrival: _Arrival) -> None:
+        """Compile the form that an answer shall have, on the grammar worker."""
+        if arrival.ticket in self._open:
+            with self._blaming(arrival.ticket):
+                self._accept(arrival)
+
+    def _accept(self, arrival: _Arrival) -> None:
+        """Hand a job that is sound to the MLX thread."""
+        prepared = self._preparer.constrained(arrival.job, arrival.prepared)
+        self._channel.send(Accepted(arrival.ticket, len(prepared.ids)))
+        self._inbox.put(replace(arrival, prepared=prepared))
 
     def _tell(self, question: Tokenize | Detokenize) -> None:
-        """Answer a question about tokens, on the text worker."""
+        """Answer a question about tokens, on the text worker, if it is still asked."""
+        if question.ticket not in self._open:
+            return
         with self._blaming(question.ticket):
             match question:
                 case Tokenize(ticket, prompt):
@@ -140,6 +185,7 @@ class Engine:
                     self._channel.send(answer)
                 case Detokenize(ticket, ids=given):
                     self._channel.send(Detokenized(ticket, self._preparer.text(given)))
+        self._open.discard(question.ticket)
 
     @contextmanager
     def _blaming(self, ticket: int) -> Iterator[None]:
@@ -202,6 +248,8 @@ class Engine:
             self._end(Rejected(refusal.ticket, message, refusal.param, "invalid_grammar"))
         for ticket in output.failures:
             self._end(Failed(ticket))
+        for ticket in output.not_finite:
+            self._end(Failed(ticket, is_numerical=True))
         self._open.difference_update(each.ticket for each in output.deltas if each.finish_reason)
 
     def _end(self, message: Rejected | Failed) -> None:

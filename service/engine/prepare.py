@@ -1,4 +1,4 @@
-"""From a job to what the model begins with: a prompt, and a mask for the answer; runs on the text worker."""
+"""From a job to what the model begins with: a prompt, and a mask for the answer; no thread of MLX's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from service.engine.constrain.compile import GrammarCompiler, UnfitGrammar
+from service.engine.constrain.prover import Prover
 from service.engine.constrain.token_mask import LastingMask
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.text.prompt import Prepared, Prompter, RefusedPrompt, TokenMask
@@ -26,6 +27,7 @@ class Preparer:
         allow_grammars: requests may bring grammars of their own.
         window: of prompts as long or longer, find where a chat's last turn begins.
         model_context_length: what the model could do with more memory; None: it can do no more.
+        prover: tries each grammar before it is compiled; None: nobody does.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Preparer:
         allow_grammars: bool = False,
         window: float = math.inf,
         model_context_length: int | None = None,
+        prover: Prover | None = None,
     ) -> None:
         self._prompter = Prompter(
             tokenizer,
@@ -45,7 +48,9 @@ class Preparer:
             window=window,
             model_context_length=model_context_length,
         )
-        self._compiler = GrammarCompiler(tokenizer, vocabulary, allow_grammars=allow_grammars)
+        self._compiler = GrammarCompiler(
+            tokenizer, vocabulary, allow_grammars=allow_grammars, prover=prover
+        )
         self._vocabulary = vocabulary
         self._turn_ends = sorted(tokenizer.eos_token_ids)
 
@@ -57,12 +62,34 @@ class Preparer:
             RefusedPrompt: the prompt can't be made or is too long, a token id is none of the model's,
                 or the form that the answer shall have can't be followed.
         """
+        return self.constrained(job, self.prompt(job))
+
+    def prompt(self, job: Job) -> Prepared:
+        """
+        Return the prompt of *job*, its answer free as yet; it leaves room for at least one token.
+
+        Raises:
+            RefusedPrompt: the prompt can't be made or is too long, or a token id is none of the model's.
+        """
         prepared = self._prompter.prepare(job)
         for i, _ in job.sampling.logit_bias:
             if i >= self._vocabulary.n_logits:
                 raise RefusedPrompt(
                     f"The model has no token {i}.", param="logit_bias", code="invalid_token"
                 )
+        return prepared
+
+    def is_compiled(self, job: Job) -> bool:
+        """Tell whether the form of the answer to *job* is known already, or free."""
+        return self._compiler.is_compiled(job)
+
+    def constrained(self, job: Job, prepared: Prepared) -> Prepared:
+        """
+        Return *prepared*, the prompt of *job*, with the mask that its answer shall have.
+
+        Raises:
+            RefusedPrompt: the form that the answer shall have can't be followed.
+        """
         return replace(prepared, token_mask=self._token_mask(job, prepared))
 
     def ids(self, prompt: Prompt, limit: int | None = None) -> list[int]:

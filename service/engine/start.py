@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
 from service.catalog.card import UnfitModel
 from service.engine.cache.memory_plan import MemoryPlan, plan
+from service.engine.constrain.prover import Prover
 from service.engine.decoding.draft_model import load_draft
 from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
@@ -47,15 +49,22 @@ class Started:
     prompt: list[int]
 
 
-def start(loaded: LoadedModel, order: Load) -> Started:
+def start(
+    loaded: LoadedModel, order: Load, on_fault: Callable[[str], None] = lambda _: None
+) -> Started:
     """
     Plan the memory of a model, and make what serves it.
+
+    Args:
+        loaded: the model.
+        order: what the engine was told.
+        on_fault: told why prefixes are not kept on disk; from any thread.
 
     Raises:
         UnfitModel: it can't be served, with what *order* says or at all; the message says why.
     """
     try:
-        return _started(loaded, order)
+        return _started(loaded, order, on_fault)
     except UnfitModel:
         raise
     except Exception as error:  # whatever a model of a kind that nobody tried makes of its cache
@@ -64,13 +73,13 @@ def start(loaded: LoadedModel, order: Load) -> Started:
         raise UnfitModel(f"it does not run in this engine ({name}); see the log") from error
 
 
-def _started(loaded: LoadedModel, order: Load) -> Started:
+def _started(loaded: LoadedModel, order: Load, on_fault: Callable[[str], None]) -> Started:
     logits = loaded.model(mx.array([[0]]))
     if not mx.isfinite(logits).all().item():
         raise UnfitModel("it computes no finite numbers; its weights are damaged")
     loaded = replace(loaded, card=formats(loaded.tokenizer).confirmed(loaded.card))
     draft = load_draft(order, loaded, logits.shape[-1])
-    loaded, memory = plan(loaded, order, draft.n_bytes if draft else None)
+    loaded, memory = plan(loaded, order, draft.n_bytes if draft else None, on_fault)
     vocabulary = Vocabulary(loaded.tokenizer, logits.shape[-1])
     preparer = Preparer(
         loaded.tokenizer,
@@ -79,6 +88,7 @@ def _started(loaded: LoadedModel, order: Load) -> Started:
         allow_grammars=order.allow_grammars,
         window=memory.window,
         model_context_length=memory.model_context_length,
+        prover=None if vocabulary.ll_tokenizer is None else Prover(vocabulary.ll_tokenizer),
     )
     scheduler = Scheduler(
         loaded,

@@ -210,10 +210,18 @@ def difference(one: TokenLogprob, other: TokenLogprob) -> float:
 
 
 def drain(scheduler: Scheduler) -> list[Delta]:
-    """Step until there is no request any more; return all that was said."""
+    """
+    Step until there is no request any more; return all that was said.
+
+    Raises:
+        RuntimeError: a step of several broke, though each of them might go on alone.
+    """
     deltas: list[Delta] = []
     while scheduler.tickets:
-        deltas += scheduler.step().deltas
+        output = scheduler.step()
+        if output.retried:
+            raise RuntimeError("a step broke")
+        deltas += output.deltas
     return deltas
 
 

@@ -18,10 +18,17 @@ RETRY_AFTER_S = 1
 
 
 class Permit:
-    """The right to generate; `release` gives it to whoever is next."""
+    """The right to generate; `release`, or leaving its `with`, gives it to whoever is next."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission: Admission | None = admission
+
+    def __enter__(self) -> None:
+        """Hold it."""
+
+    def __exit__(self, *error: object) -> None:
+        """Give it back."""
+        self.release()
 
     def release(self) -> None:
         """Give the permit back. Idempotent."""
@@ -52,16 +59,20 @@ class Admission:
         n_permits: how many requests generate at once.
         n_places: how many may wait.
         timeout_s: longest wait, in seconds.
+        metrics: tell how many permits are taken and who waits; None: nobody does.
     """
 
-    def __init__(self, n_permits: int, n_places: int, timeout_s: float, metrics: Metrics) -> None:
+    def __init__(
+        self, n_permits: int, n_places: int, timeout_s: float, metrics: Metrics | None = None
+    ) -> None:
         self._n_free = n_permits
         self._n_places = n_places
         self._timeout_s = timeout_s
         self._waiting: list[_Waiter] = []  # who is next comes first
         self._is_closed = False
-        metrics.permits_in_use.set_function(lambda: n_permits - self._n_free)
-        metrics.queue_length.set_function(lambda: len(self._waiting))
+        if metrics is not None:
+            metrics.permits_in_use.set_function(lambda: n_permits - self._n_free)
+            metrics.queue_length.set_function(lambda: len(self._waiting))
 
     async def acquire(self, priority: int = 0) -> Permit:
         """

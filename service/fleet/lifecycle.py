@@ -68,6 +68,7 @@ class Lifecycle:
         warmup_enabled: a warm-up was asked for.
         warmup_completed: a real pass has run, in this engine process.
         notes: what an operator should know of a model that answers all the same.
+        doubt: what makes the engine doubtful, though it has not been given up; None: nothing.
     """
 
     def __init__(self, *, warmup_enabled: bool) -> None:
@@ -78,6 +79,7 @@ class Lifecycle:
         self.warmup_enabled = warmup_enabled
         self.warmup_completed = False
         self.notes: tuple[str, ...] = ()
+        self.doubt: str | None = None
 
     @property
     def healthy_card(self) -> ModelCard | None:
@@ -86,12 +88,23 @@ class Lifecycle:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it takes requests and can answer, and the warm-up, if asked for, has run."""
-        return self.state is State.READY and self.reason is None
+        """Whether it can answer beyond doubt, and the warm-up, if asked for, has run."""
+        return self.state is State.READY and self.reason is None and self.doubt is None
 
     def loading(self) -> None:
         """Note that the engine process runs and was told what to load."""
         self._move(State.LOADING, "the model is being loaded")
+
+    def downloading(self, *, is_over: bool) -> None:
+        """Note that a model is being downloaded, or that it is there now."""
+        assert self.state is State.LOADING, self.state
+        self.reason = "the model is being loaded" if is_over else "the model is being downloaded"
+
+    def doubted(self, doubt: str | None) -> None:
+        """Note what makes the engine doubtful; None: nothing does, or not any more."""
+        if doubt is not None and self.doubt is None:
+            _log.warning("Not ready: %s", doubt)
+        self.doubt = doubt
 
     def warming(self, card: ModelCard, budget: Budget) -> None:
         """Note that the weights are in memory, and which memory there is beside them."""
@@ -148,4 +161,4 @@ class Lifecycle:
     def _move(self, to: State, reason: str | None) -> None:
         assert to in TRANSITIONS[self.state], f"{self.state} -> {to}"
         _log.debug("model %s -> %s", self.state.value, to.value)
-        self.state, self.reason = to, reason
+        self.state, self.reason, self.doubt = to, reason, None

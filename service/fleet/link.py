@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import time
 from collections.abc import Callable
 from typing import cast
 
@@ -47,14 +46,12 @@ class Link(asyncio.Protocol):
 
     Attributes:
         ended: done from the end on, its result is what *on_end* was told.
-        heard_s: monotonic seconds of the engine's last word.
     """
 
     def __init__(
         self, on_message: Callable[[FromEngine], None], on_end: Callable[[str | None], None]
     ) -> None:
         self.ended: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self.heard_s = time.monotonic()
         self._on_message = on_message
         self._on_end = on_end
         self._splitter = FrameSplitter()
@@ -66,7 +63,6 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand on the messages that are whole now; asyncio calls this."""
-        self.heard_s = time.monotonic()
         try:
             for body in self._splitter.feed(data):
                 self._on_message(from_engine_decoder.decode(body))

@@ -30,6 +30,7 @@ from service.errors import (
     EngineDied,
     InternalError,
     InvalidRequest,
+    NumericalError,
     PromptTooLong,
     ServiceError,
     ShuttingDown,
@@ -37,15 +38,19 @@ from service.errors import (
 from service.fleet.lifecycle import RETRY_AFTER_S, Lifecycle, State
 from service.fleet.link import Link, socket_pair
 from service.fleet.ticket import Ticket
+from service.fleet.watch import Watch
 from service.protocol import (
     Accepted,
+    CacheFault,
     Cancel,
     Cancelled,
     Delta,
     Detokenize,
     Detokenized,
+    Downloading,
     Failed,
     FromEngine,
+    Heartbeat,
     Job,
     Load,
     Loaded,
@@ -67,7 +72,10 @@ ENGINE_COMMAND = (sys.executable, "-m", "service.engine")
 MAX_QUICK_DEATHS = 3
 QUICK_DEATH_S = 10.0
 PAUSES_S = (0.1, 1.0)
-STALL_S = 120.0
+STALL_S = 30.0
+LOAD_S = 600.0
+LOOK_S = 0.25  # taste: a stall is to be told within a second of its time
+FIRST_STEPS_PATIENCE = 4.0  # taste: the first steps of a life compile kernels and touch all weights
 EXIT_S = 1.0
 HEIR_S = (
     0.1  # taste: the last words of a process that is gone are there already, and need but be read
@@ -85,7 +93,9 @@ class Supervisor:
         lifecycle: the model's state, moved as the engine's messages come.
         metrics: where deaths and tokens are counted.
         command: argv of the engine; the number of its socket is appended.
-        stall_s: seconds without a word, while there is work, after which it is killed.
+        stall_s: seconds without progress, while there is work, after which it is killed.
+        load_s: longest time to load, downloads not counted, in seconds.
+        memory_bytes: most memory that it may hold; None: any.
         pauses_s: waits after the first, second and later quick deaths.
     """
 
@@ -97,6 +107,8 @@ class Supervisor:
         *,
         command: Sequence[str] = ENGINE_COMMAND,
         stall_s: float = STALL_S,
+        load_s: float = LOAD_S,
+        memory_bytes: int | None = None,
         pauses_s: Sequence[float] = PAUSES_S,
     ) -> None:
         self.lifecycle = lifecycle
@@ -104,11 +116,16 @@ class Supervisor:
         self._metrics = metrics
         self._command = tuple(command)
         self._stall_s = stall_s
+        self._load_s = load_s
+        self._memory_bytes = memory_bytes
         self._pauses_s = pauses_s
         self._next_number = 1
         # Who waits for an answer, by its number; None: nobody any more, it was cancelled, and the engine
         # has yet to say that it knows.
         self._owed: dict[int, Ticket | _Question | None] = {}
+        self._unread: set[int] = set()  # of those: whom the text worker has not answered yet
+        self._progress = Watch()
+        self._load_ends_s: float | None = None  # None: the model is loaded, or being downloaded
         self._link: Link | None = (
             None  # of the last life; whether it still goes on, the lifecycle says
         )
@@ -139,6 +156,7 @@ class Supervisor:
         for number, job in zip(ticket.numbers, jobs, strict=True):
             link.send(Submit(number, job))
             self._owed[number] = ticket
+            self._unread.add(number)
         return ticket
 
     async def tokenize(self, prompt: Prompt) -> Tokenized:
@@ -169,12 +187,14 @@ class Supervisor:
         link = self._open_link()
         (number,) = self._take_numbers(1)
         answer: _Question = asyncio.get_running_loop().create_future()
+        link.send(question(number))
         self._owed[number] = answer
+        self._unread.add(number)
         try:
-            link.send(question(number))
             return await answer
-        finally:
-            self._owed.pop(number, None)
+        except asyncio.CancelledError:
+            self._cancel(number)
+            raise
 
     def _take_numbers(self, n: int) -> range:
         """Return *n* numbers that were never used."""
@@ -272,6 +292,8 @@ class Supervisor:
         try:
             await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
             self._link = link
+            self._progress = Watch()
+            self._load_ends_s = time.monotonic() + self._load_s
             link.send(self._load)
             if self.lifecycle.state is State.STARTING:
                 self.lifecycle.loading()
@@ -284,18 +306,44 @@ class Supervisor:
         ends: set[asyncio.Future[Any]] = {link.ended, exited}
         while not link.ended.done():
             await asyncio.wait(
-                ends, timeout=min(1.0, self._stall_s / 4), return_when=asyncio.FIRST_COMPLETED
+                ends,
+                timeout=min(LOOK_S, self._stall_s / 4),
+                return_when=asyncio.FIRST_COMPLETED,
             )
             if exited.done():
                 # Its last words may be on their way. Then the end of file comes, unless a process that
                 # it left behind holds its end open.
                 await asyncio.wait({link.ended}, timeout=HEIR_S)
                 link.end()
-            elif not self._owed and self.lifecycle.state is not State.WARMING:
-                link.heard_s = time.monotonic()
-            elif time.monotonic() - link.heard_s > self._stall_s:
-                link.end(f"it made no progress for {self._stall_s:g} s and was killed")
+            elif not link.ended.done() and (fault := self._fault()) is not None:
+                link.end(f"{fault} and was killed")
         return link.ended.result()
+
+    def _fault(self) -> str | None:
+        """Return why the engine has to be killed now; None: it need not. Half of the time is told before."""
+        if self._load_ends_s is not None and time.monotonic() > self._load_ends_s:
+            return f"it did not load its model within {self._load_s:g} s"
+        if self._memory_bytes is not None and self._progress.memory_bytes > self._memory_bytes:
+            return f"it held more than the {self._memory_bytes // 1_000_000} MB of ENGINE_MEMORY_MB"
+        is_warming = self.lifecycle.state is State.WARMING
+        stall = self._progress.look(
+            owes_texts=bool(self._unread),
+            owes_turns=is_warming or len(self._owed) > len(self._unread),
+            patience=FIRST_STEPS_PATIENCE if is_warming else 1.0,
+        )
+        if stall.seconds > self._stall_s:
+            return f"it made no progress for {self._stall_s:g} s: {stall.what}"
+        is_doubtful = stall.seconds > self._stall_s / 2
+        self.lifecycle.doubted(
+            f"the engine made no progress for {stall.seconds:.1f} s" if is_doubtful else None
+        )
+        return None
+
+    def _note_download(self, *, is_over: bool) -> None:
+        """Let a download take its time; what comes after it has as long as any loading."""
+        if self.lifecycle.state is State.LOADING:
+            self._load_ends_s = time.monotonic() + self._load_s if is_over else None
+            self.lifecycle.downloading(is_over=is_over)
 
     def _on_end(self, fault: str | None) -> None:
         """Hear from the link that it has ended."""
@@ -313,11 +361,12 @@ class Supervisor:
                 for delta in deltas:
                     self._deliver(delta)
             case Accepted(number, n_prompt_tokens):
+                self._unread.discard(number)
                 self._metrics.prompt_tokens.inc(n_prompt_tokens)
                 if isinstance(ticket := self._owed.get(number), Ticket):
                     ticket.put(message)
             case Tokenized(number) | Detokenized(number):
-                question = self._owed.get(number)
+                question = self._settle(number)
                 if isinstance(question, asyncio.Future) and not question.done():
                     question.set_result(message)
             case Rejected(number, text, param, code, None):
@@ -326,17 +375,28 @@ class Supervisor:
                 self._fail(number, PromptTooLong(text, n_tokens, most, param=param))
             case Cancelled(number):
                 self._owed.pop(number, None)
+            case Failed(number, is_numerical=True):
+                self._fail(number, NumericalError("The model computed what is no number."))
             case Failed(number):
                 self._fail(number, InternalError("The engine failed on this request."))
             case Loaded(card, budget):
                 if self.lifecycle.state is State.LOADING:
                     self._healthy_since_s = time.monotonic()
+                    self._load_ends_s = None
                     self.lifecycle.warming(card, budget)
             case WarmedUp(error, notes):
                 if self.lifecycle.state is State.WARMING:
                     self.lifecycle.warmed(error, notes)
             case LoadFailed(reason):
                 self._load_failure = reason
+            case Heartbeat(memory_bytes=memory_bytes):
+                self._progress.hear(message)
+                self._metrics.engine_memory_bytes.set(memory_bytes)
+            case Downloading(is_over):
+                self._note_download(is_over=is_over)
+            case CacheFault(reason):
+                _log.error("The prefix cache is not kept on disk: %s", reason)
+                self._metrics.cache_faults.inc()
 
     def _deliver(self, delta: Delta) -> None:
         if isinstance(ticket := self._owed.get(delta.ticket), Ticket):
@@ -347,10 +407,16 @@ class Supervisor:
 
     def _close_ticket(self, number: int) -> None:
         if isinstance(self._owed.get(number), Ticket):
+            self._cancel(number)
+            self._note_idleness()
+
+    def _cancel(self, number: int) -> None:
+        """Have the engine forget *number*, if it still owes anything to it."""
+        if number in self._owed:
             assert self._link is not None
             self._owed[number] = None
+            self._unread.discard(number)
             self._link.send(Cancel(number))
-            self._note_idleness()
 
     def _fail(self, number: int, error: ServiceError) -> None:
         match self._settle(number):
@@ -363,12 +429,14 @@ class Supervisor:
         for number in [*self._owed]:
             self._fail(number, error)
         self._owed.clear()  # a cancel is answered by the end as well
+        self._unread.clear()
 
     def _settle(self, number: int) -> Ticket | _Question | None:
         """Take *number* off what is owed, and return who waited; a cancel stays until its own answer."""
         waiting = self._owed.get(number)
         if waiting is not None:
             del self._owed[number]
+            self._unread.discard(number)
             self._note_idleness()
         return waiting
 

@@ -27,7 +27,9 @@ RESERVED = frozenset(
     {"messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt",
      "continue_final_message", "tokenize", "return_dict", "bos_token", "eos_token", "self",
      "sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors",
-     "return_assistant_tokens_mask", "tokenizer_kwargs"}
+     "return_assistant_tokens_mask", "tokenizer_kwargs",
+     # What templates call: their own, and those of Jinja.
+     "raise_exception", "strftime_now", "dict", "namespace", "range", "lipsum", "cycler", "joiner"}
 )  # fmt: skip
 # vLLM's older names for the members of `structured_outputs`.
 _GUIDED = {

@@ -16,8 +16,8 @@ from service.openai import chat, completions, request_fields
 from service.protocol import Chat, Job, ModelCard, Prompt, Text, Tokenized, Tokens
 
 # The tokenizer, which all requests share, is not kept busy for long with what no model could read.
-MAX_BYTES = 1024 * 1024
-MAX_BYTES_PER_CONTEXT_TOKEN = 32
+MAX_BYTES = 256 * 1024  # taste: a second of the slowest tokenizer that was seen
+MAX_BYTES_PER_CONTEXT_TOKEN = 16  # taste: some three times what the context holds of a text
 
 # vLLM's switches that change the tokens, with the values that stand for what is done here anyway.
 NOT_IMPLEMENTED_FOR_TEXTS: dict[str, tuple[Any, ...]] = {"add_special_tokens": (True,)}

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
 from contextlib import ExitStack
 from typing import Any
@@ -24,15 +22,19 @@ import msgspec
 from service.errors import (
     InternalError,
     InvalidRequest,
+    QueueFull,
     RequestTimeout,
     RequestTooLarge,
     ServiceError,
     ShuttingDown,
 )
 from service.telemetry import Metrics, request_id
+from service.web import servers
 from service.web.cors import Cors, Headers
 from service.web.failures import explained
+from service.web.guard import Guard
 from service.web.paths import canonical
+from service.web.request_ids import request_id_in
 
 _log = logging.getLogger(__name__)
 
@@ -44,17 +46,41 @@ Send = Callable[[Event], Awaitable[None]]
 App = Callable[[Any, Any, Any], Coroutine[Any, Any, None]]  # frameworks differ in their own aliases
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
+MAX_UPLOADS_BYTES = 16 * MAX_BODY_BYTES
 BODY_STALL_S = 30.0
+BODY_S = 300.0  # taste: the largest body over a line of half a megabit
 READ_STALL_S = 30.0
 MAX_LOGGED_PATH = 256
 CLIENT_GONE = 499  # nginx's word for it; seen in the log and the metrics only
 
-_FIT_ID = re.compile(r"[\x21-\x7e]{1,128}")  # no space: the log puts more than one field on a line
 _KNOWN_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class ClientGone(Exception):
     """The client closed the connection, or stopped reading, before its request was answered."""
+
+
+class Uploads:
+    """The bodies of all requests that are being read or served."""
+
+    def __init__(self) -> None:
+        self._n_bytes = 0
+
+    def take(self, n_bytes: int) -> None:
+        """
+        Count *n_bytes* more.
+
+        Raises:
+            QueueFull: all of them together are over MAX_UPLOADS_BYTES.
+        """
+        self._n_bytes += n_bytes
+        if self._n_bytes > MAX_UPLOADS_BYTES:
+            self._n_bytes -= n_bytes
+            raise QueueFull("Too many large requests came at once.", retry_after_s=1)
+
+    def release(self, n_bytes: int) -> None:
+        """Count *n_bytes* less."""
+        self._n_bytes -= n_bytes
 
 
 class Exchange:
@@ -72,7 +98,7 @@ class Exchange:
         self, scope: Scope, receive: Receive, send: Send, headers: Iterable[Header] = ()
     ) -> None:
         self.scope = scope
-        self.id = _request_id(scope)
+        self.id = request_id_in(scope["headers"])
         self.leaving = ExitStack()
         self.status: int | None = None
         self.is_complete = False
@@ -81,19 +107,21 @@ class Exchange:
         self._send = send
         self._began_s = time.perf_counter()
         self._sending_since_s: float | None = None
+        self._n_held_bytes = 0
 
     @property
     def duration_s(self) -> float:
         """Seconds since the request came in."""
         return time.perf_counter() - self._began_s
 
-    async def body(self) -> bytes:
+    async def body(self, uploads: Uploads) -> bytes:
         """
-        Read the whole body.
+        Read the whole body, which counts among the *uploads* until the request leaves.
 
         Raises:
             RequestTooLarge: it is over MAX_BODY_BYTES; the rest is not read.
-            RequestTimeout: nothing came for BODY_STALL_S seconds.
+            RequestTimeout: nothing came for BODY_STALL_S seconds, or not all within BODY_S.
+            QueueFull: the bodies of all requests together are too large.
             ClientGone: the connection closed.
         """
         declared = dict(self.scope["headers"]).get(b"content-length", b"0")
@@ -101,15 +129,20 @@ class Exchange:
         if declared.isdigit() and (len(declared) > 18 or int(declared) > MAX_BODY_BYTES):
             raise _too_large()
         body = bytearray()
+        self.leaving.callback(lambda: uploads.release(self._n_held_bytes))
+        ends_s = time.perf_counter() + BODY_S
         while True:
             try:
-                async with asyncio.timeout(BODY_STALL_S):
+                async with asyncio.timeout(min(BODY_STALL_S, ends_s - time.perf_counter())):
                     event = await self._receive()
             except TimeoutError:
                 raise RequestTimeout("The request's body stopped arriving.") from None
             if event["type"] == "http.disconnect":
                 raise ClientGone
-            body += event.get("body", b"")
+            piece = event.get("body", b"")
+            uploads.take(len(piece))
+            self._n_held_bytes += len(piece)
+            body += piece
             if len(body) > MAX_BODY_BYTES:
                 raise _too_large()
             if not event.get("more_body", False):
@@ -145,6 +178,16 @@ class Exchange:
         since_s = self._sending_since_s
         return since_s is not None and time.perf_counter() - since_s > READ_STALL_S
 
+    def cut(self) -> None:
+        """Close the connection, whatever is left to be sent: nobody takes it."""
+        if (transport := servers.transport_of(self._send)) is not None:
+            transport.abort()
+
+    def see_off(self) -> None:
+        """Have the connection closed in the end, if its client never takes what was sent last."""
+        if (transport := servers.transport_of(self._send)) is not None:
+            servers.see_off(transport, READ_STALL_S)
+
     async def fail(self, error: ServiceError) -> None:
         """Answer with *error*, if nothing has been answered yet."""
         if self.status is not None:
@@ -171,13 +214,18 @@ class Edge:
     Args:
         app: what it wraps.
         metrics: where requests are counted.
+        guard: what a request must pass before its body is read.
         cors: which web pages may read answers.
     """
 
-    def __init__(self, app: App, metrics: Metrics, cors: Cors | None = None) -> None:
+    def __init__(
+        self, app: App, metrics: Metrics, guard: Guard | None = None, cors: Cors | None = None
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._guard = guard or Guard()
         self._cors = cors or Cors()
+        self._uploads = Uploads()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -186,6 +234,8 @@ class Edge:
             await receive()
             await send({"type": "websocket.close", "code": 1008})
             return
+        if scope["type"] == "lifespan":
+            servers.limit(send)
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -199,11 +249,13 @@ class Edge:
         self._tasks.add(task)
         token = request_id.set(exchange.id)
         _log.info("Request started: %s %s", method, path)
+        self._metrics.requests_started.inc()
         self._metrics.in_flight.inc()
         try:
             with exchange.leaving:
                 await self._serve(exchange)
         finally:
+            exchange.see_off()
             status, duration_s = exchange.status or CLIENT_GONE, exchange.duration_s
             _log.info(
                 "Request completed: %s %s status=%d duration=%.3fs",
@@ -230,7 +282,8 @@ class Edge:
                 await exchange.answer(204, preflight)
                 return
             _check_host(exchange.scope)
-            body = await exchange.body()
+            self._guard.check(exchange.scope)
+            body = await exchange.body(self._uploads)
             await self._run(exchange, body)
         except ClientGone:
             exchange.status = CLIENT_GONE
@@ -259,7 +312,10 @@ class Edge:
                     watched, timeout=READ_STALL_S / 4, return_when=asyncio.FIRST_COMPLETED
                 )
                 has_left = gone.done() and not exchange.is_complete
-                if not app.done() and (has_left or exchange.is_stalled()):
+                if not app.done() and exchange.is_stalled():
+                    exchange.cut()
+                    raise ClientGone
+                if not app.done() and has_left:
                     raise ClientGone
             app.result()
             if exchange.status is None:
@@ -282,16 +338,6 @@ def _check_host(scope: Scope) -> None:
         raise InvalidRequest(
             "A request of HTTP/1.1 has exactly one Host header.", code="invalid_host"
         )
-
-
-def _request_id(scope: Scope) -> str:
-    """Return the id that the request came with if it is fit to be logged and sent, else a new one."""
-    given = [value for name, value in scope["headers"] if name.lower() == b"x-request-id"]
-    if len(given) == 1:
-        text = given[0].decode("latin-1")
-        if _FIT_ID.fullmatch(text):
-            return str(text)
-    return str(uuid.uuid4())
 
 
 def _too_large() -> RequestTooLarge:

@@ -1,68 +1,124 @@
-"""What a request must bring before any route sees it: a key where one is set, a type that is read here."""
+"""
+What a request must bring before its body is read: our name, a key where one is set, a type.
+
+Any web page may send requests to any address, this machine's own included, from the browser of whoever
+looks at it. Such a request names the page's origin, and is refused unless the operator knows that page. A
+page can also give its own name this machine's address (DNS rebinding) and so be of the same origin: then
+the request names the page's host, and where the server listens to this machine alone, only this machine's
+names pass.
+"""
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
 import logging
+from collections.abc import Collection, Mapping
+from typing import Any
 
-from falcon.asgi import Request, Response
-
-from service.errors import Unauthorized, UnsupportedMedia, UriTooLong
+from service.errors import (
+    HostNotAllowed,
+    OriginNotAllowed,
+    Unauthorized,
+    UnsupportedMedia,
+    UriTooLong,
+)
 
 _log = logging.getLogger(__name__)
 
 PROBES = frozenset({"/health", "/livez", "/readyz"})
 MAX_URI_BYTES = 8192
+ANY = "*"
 _JSON = "application/json"
 _CURLS_DEFAULT = "application/x-www-form-urlencoded"
 
+Headers = dict[str, str]
+
 
 class Guard:
-    """Falcon middleware; it refuses by raising."""
+    """
+    Lets requests pass, or refuses them by raising.
 
-    def __init__(self, api_key: str | None) -> None:
+    Args:
+        api_key: what all but probes must carry; None: nothing.
+        allowed_hosts: further names of this server, in lower case; `*`: any name.
+        allowed_origins: whose pages may ask, in lower case; `*`: any page.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        allowed_hosts: Collection[str] = (),
+        allowed_origins: Collection[str] = (),
+    ) -> None:
         self._key = None if api_key is None else api_key.encode()
+        self._hosts = frozenset(allowed_hosts)
+        self._origins = frozenset(allowed_origins)
         self._may_be_open = api_key is None
 
-    async def process_request(self, req: Request, resp: Response) -> None:  # noqa: ARG002
+    def check(self, scope: Mapping[str, Any]) -> None:
         """
-        Let *req* pass or raise.
+        Let the request of an ASGI *scope* pass or raise.
 
         Raises:
             UriTooLong: path and query are over MAX_URI_BYTES.
+            HostNotAllowed: it names another host.
+            OriginNotAllowed: it comes from a page that may not ask.
             Unauthorized: a key is set and this is not it; probes need none.
             UnsupportedMedia: the body is of a type or an encoding that is not read here.
         """
-        path = req.scope.get("raw_path") or req.scope["path"].encode()
-        if len(path) + len(req.scope["query_string"]) > MAX_URI_BYTES:
+        path = scope.get("raw_path") or scope["path"].encode()
+        if len(path) + len(scope["query_string"]) > MAX_URI_BYTES:
             raise UriTooLong(f"The URI is over {MAX_URI_BYTES} bytes.")
+        headers = _headers(scope)
+        address = (scope.get("server") or ("",))[0]
+        self._check_host(headers, address)
+        self._check_origin(headers)
         if self._may_be_open:
-            self._warn_if_open(req)
-        if self._key is not None and req.path not in PROBES:
-            self._check_key(req)
-        if req.method in {"POST", "PUT", "PATCH"}:
-            _check_media(req)
+            self._warn_if_open(address)
+        if self._key is not None and scope["path"] not in PROBES:
+            self._check_key(headers)
+        if scope["method"] in {"POST", "PUT", "PATCH"}:
+            _check_media(headers)
 
-    def _warn_if_open(self, req: Request) -> None:
+    def _check_host(self, headers: Headers, address: str) -> None:
+        host = headers.get("host")
+        if host is None or ANY in self._hosts or not (self._hosts or _is_loopback(address)):
+            return
+        name = _name_in(host)
+        if not _is_this_machine(name) and name not in self._hosts:
+            raise HostNotAllowed(
+                "The Host header names another server; ALLOWED_HOSTS lists the names of this one."
+            )
+
+    def _check_origin(self, headers: Headers) -> None:
+        origin = headers.get("origin")
+        if origin is None or ANY in self._origins or origin.lower() in self._origins:
+            return
+        _, _, host = origin.partition("://")
+        if not host or host != headers.get("host"):
+            raise OriginNotAllowed(
+                "Web pages of this origin may not ask; ALLOWED_ORIGINS lists those that may."
+            )
+
+    def _warn_if_open(self, address: str) -> None:
         """Warn once if a request came in at an address that other machines reach: no key is set."""
-        host = (req.scope.get("server") or ("127.0.0.1",))[0]
         try:
-            is_local = ipaddress.ip_address(host).is_loopback
+            is_local = ipaddress.ip_address(address).is_loopback
         except ValueError:  # a name, or the path of a local socket
             return
         if not is_local:
             self._may_be_open = False
             _log.warning(
-                "Reached at %s without an API_KEY: anyone who can reach it may use it.", host
+                "Reached at %s without an API_KEY: anyone who can reach it may use it.", address
             )
 
-    def _check_key(self, req: Request) -> None:
+    def _check_key(self, headers: Headers) -> None:
         assert self._key is not None
-        scheme, _, token = (req.get_header("Authorization") or "").partition(" ")
-        given = [token if scheme.lower() == "bearer" else None, req.get_header("x-api-key")]
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = [token if scheme.lower() == "bearer" else None, headers.get("x-api-key")]
         fits = [
-            hmac.compare_digest(key.encode("latin-1", "replace"), self._key)
+            hmac.compare_digest(key.encode("latin-1"), self._key)
             for key in given
             if key is not None
         ]
@@ -70,13 +126,39 @@ class Guard:
             raise Unauthorized("A valid API key is required, as a bearer token or as x-api-key.")
 
 
-def _check_media(req: Request) -> None:
+def _headers(scope: Mapping[str, Any]) -> Headers:
+    """Return the headers by their names in lower case; of several by one name the last."""
+    return {name.decode("latin-1").lower(): v.decode("latin-1") for name, v in scope["headers"]}
+
+
+def _check_media(headers: Headers) -> None:
     """Refuse what is not JSON: a page can post a form blindly to any address, JSON makes it ask first."""
-    encoding = req.get_header("Content-Encoding") or "identity"
-    if encoding.lower() != "identity":
+    if headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMedia("Compressed request bodies are not read here.")
-    media = (req.content_type or "").partition(";")[0].strip().lower()
-    is_from_browser = req.get_header("Origin") is not None
+    media = headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_from_browser = "origin" in headers
     if media == _JSON or (not is_from_browser and media in {"", _CURLS_DEFAULT}):
         return
     raise UnsupportedMedia(f"The body must be sent as {_JSON}.")
+
+
+def _name_in(host: str) -> str:
+    """Return the name or address in a Host header, without port, brackets and the root's dot."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].rstrip(".").lower()
+
+
+def _is_this_machine(name: str) -> bool:
+    """Tell whether *name* can mean nothing but this machine, whatever a name server says."""
+    return name == "localhost" or name.endswith(".localhost") or _is_loopback(name)
+
+
+def _is_loopback(address: str) -> bool:
+    """Tell whether *address* leads to this machine alone; a name is no address."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(found, "ipv4_mapped", None)
+    return (mapped or found).is_loopback or found.is_unspecified

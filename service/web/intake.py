@@ -26,7 +26,7 @@ from service.fleet.admission import Admission
 from service.fleet.supervisor import Supervisor
 from service.fleet.ticket import Ticket
 from service.openai import tokens
-from service.openai.body import decode
+from service.openai.body import decode_measured, measure
 from service.protocol import Delta, Job, ModelCard, Prompt, Tokenized
 from service.telemetry import Metrics
 from service.web import sse
@@ -87,27 +87,44 @@ class Intake:
     """
     Takes requests in and sends answers out.
 
+    Args:
+        supervisor: the engine's keeper.
+        admission: the permits to generate.
+        metrics: where broken streams are counted.
+        questions: the permits to ask about tokens.
+
     Attributes:
         supervisor: the engine's keeper, for what needs no permit.
     """
 
     def __init__(
-        self, supervisor: Supervisor, admission: Admission, metrics: Metrics, names: Names
+        self,
+        supervisor: Supervisor,
+        admission: Admission,
+        metrics: Metrics,
+        names: Names,
+        questions: Admission,
     ) -> None:
         self.supervisor = supervisor
         self._admission = admission
+        self._questions = questions
         self._metrics = metrics
         self._names = names
 
     async def read(self, req: Request, contract: str) -> dict[str, Any]:
         """
-        Return the request's body, which keeps *contract*.
+        Return the request's body, which keeps *contract*; others get their turn between two steps of it.
 
         Raises:
             InvalidRequest: it is no strict JSON, or breaks the contract.
         """
-        body = decode(await req.stream.read())
+        raw = await req.stream.read()
+        for _ in measure(raw):
+            await asyncio.sleep(0)
+        body = decode_measured(raw)
+        await asyncio.sleep(0)
         contracts.check(contract, body)
+        await asyncio.sleep(0)
         return body
 
     def card(self, model: str | None) -> ModelCard:
@@ -148,14 +165,25 @@ class Intake:
 
     async def tokenize(self, card: ModelCard, prompt: Prompt) -> Tokenized:
         """
-        Return the tokens of *prompt*; nothing is generated, so it needs no permit.
+        Return the tokens of *prompt*, in its turn; nothing is generated.
 
         Raises:
             RequestTooLarge: it is far larger than the model's context.
-            ServiceError: the model can't take it, or there is no engine.
+            ServiceError: the model can't take it, there is no engine, or too many ask.
         """
         tokens.check_size(prompt, card)
-        return await self.supervisor.tokenize(prompt)
+        with await self._questions.acquire():
+            return await self.supervisor.tokenize(prompt)
+
+    async def detokenize(self, ids: tuple[int, ...]) -> str:
+        """
+        Return the text of token *ids*, in its turn.
+
+        Raises:
+            ServiceError: as `tokenize`, or the model has no such tokens.
+        """
+        with await self._questions.acquire():
+            return await self.supervisor.detokenize(ids)
 
     def send(self, resp: Response, body: dict[str, Any]) -> None:
         """Answer with *body*, encoded here and now: whatever fails in that must fail before headers."""

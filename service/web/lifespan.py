@@ -2,7 +2,7 @@
 From the first event loop turn to the last: the engine started, the end made orderly.
 
 Servers run an app's shutdown only after its open streams have ended, and some wait for them without
-limit. So the signal that asks for the end is heard here as well: running answers get `DRAIN_S` seconds,
+limit. So the signal that asks for the end is heard here as well: running answers get `DRAIN_TIMEOUT` seconds,
 then an error event, and the server finds nothing left to wait for. A second signal ends them at once.
 """
 
@@ -11,30 +11,53 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import multiprocessing
+import os
 import signal
+import sys
 import threading
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
 from service.fleet.admission import Admission
 from service.fleet.supervisor import Supervisor
+from service.telemetry import Metrics
 from service.web import below, descriptors
 from service.web.edge import Edge
+from service.web.loop_lag import LoopLag
 
 _log = logging.getLogger(__name__)
 
-DRAIN_S = 2.0
 ABORT_S = 0.5
+PARENT_S = 1.0  # taste: between two looks for the process that started a worker
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Lifespan:
-    """Falcon middleware for the two lifespan events; `edge` is set once it wraps the app."""
+    """
+    Falcon middleware for the two lifespan events; `edge` is set once it wraps the app.
 
-    def __init__(self, supervisor: Supervisor, admission: Admission) -> None:
+    Args:
+        supervisor: started and stopped here.
+        admissions: closed when the end begins.
+        metrics: where the lag of the event loop is noted.
+        drain_s: seconds that running answers get when the end is asked for.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        admissions: Sequence[Admission],
+        metrics: Metrics,
+        drain_s: float,
+    ) -> None:
         self.edge: Edge | None = None
+        self._lag = LoopLag(metrics)
+        self._next_look: asyncio.TimerHandle | None = None
+        self._drain_s = drain_s
         self._supervisor = supervisor
-        self._admission = admission
+        self._admissions = admissions
         self._draining: list[asyncio.Task[None]] = []
         self._servers_own: dict[signal.Signals, Any] = {}
 
@@ -43,12 +66,18 @@ class Lifespan:
         descriptors.raise_limit()  # here, since every way of running comes by
         below.mend()
         self._supervisor.start()
+        self._lag.start()
         if threading.current_thread() is threading.main_thread():
             self._listen_for_signals(asyncio.get_running_loop())
+        if "gunicorn.arbiter" in sys.modules or multiprocessing.parent_process() is not None:
+            self._look_for_parent(os.getppid())
 
     async def process_shutdown(self, scope: object, event: object) -> None:  # noqa: ARG002
         """End the engine process."""
-        self._admission.close()
+        if self._next_look is not None:
+            self._next_look.cancel()
+        self._lag.stop()
+        self._close_admissions()
         for task in self._draining:
             task.cancel()
         await self._supervisor.stop()
@@ -66,15 +95,28 @@ class Lifespan:
             self._servers_own[number] = signal.signal(number, hear)
 
     def _begin_to_drain(self) -> None:
-        patience_s = 0.0 if self._draining else DRAIN_S
+        patience_s = 0.0 if self._draining else self._drain_s
         # A context of its own: the signal is nobody's request.
         ending = asyncio.create_task(self._drain(patience_s), context=contextvars.Context())
         self._draining.append(ending)
 
+    def _look_for_parent(self, parent: int) -> None:
+        """End if the process that started this worker is gone: nobody is left to end it."""
+        if os.getppid() != parent:
+            _log.error("The process that started this worker is gone.")
+            self._begin_to_drain()
+            return
+        loop = asyncio.get_running_loop()
+        self._next_look = loop.call_later(PARENT_S, self._look_for_parent, parent)
+
+    def _close_admissions(self) -> None:
+        for admission in self._admissions:
+            admission.close()
+
     async def _drain(self, patience_s: float) -> None:
         """End what runs; if the server then still waits for idle connections, tell it not to."""
         _log.info("Ending; running requests have %.1f s.", patience_s)
-        self._admission.close()
+        self._close_admissions()
         await self._supervisor.drain(patience_s)
         await asyncio.sleep(ABORT_S)
         if self.edge is not None:

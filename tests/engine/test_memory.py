@@ -138,12 +138,17 @@ def test_draft_for_a_model_that_cannot_go_back_is_refused(loaded: LoadedModel) -
         plan(dressed("state", loaded), order(), lambda n_tokens: n_tokens)
 
 
-def test_folder_that_cannot_be_made_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:
-    """The message names the setting."""
+def test_folder_that_cannot_be_made_costs_nothing_but_itself(
+    loaded: LoadedModel, tmp_path: Path
+) -> None:
+    """Prefixes are kept in memory alone, and the fault names the setting."""
     (tmp_path / "file").touch()
+    faults: list[str] = []
+    wanted = order(prefix_cache_mb=1, prefix_cache_path=str(tmp_path / "file"))
+    _, made = plan(loaded, wanted, on_fault=faults.append)
 
-    with pytest.raises(UnfitModel, match="PREFIX_CACHE_PATH"):
-        plan(loaded, order(prefix_cache_mb=1, prefix_cache_path=str(tmp_path / "file")))
+    assert (True, None) == (made.prefixes.is_on, made.store)
+    assert ["PREFIX_CACHE_PATH can't be made: Not a directory"] == faults
 
 
 def test_budget_tells_the_plan(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,47 @@ def test_disk_that_takes_nothing_costs_nothing_else(
     assert "could not be written" in caplog.text
 
 
+@pytest.mark.parametrize("odd", ["dangling link", "folder", "unfinished folder", "unreadable"])
+def test_folder_with_odd_entries_is_used_all_the_same(odd: str, tmp_path: Path) -> None:
+    """What is there by such a name and isn't ours is left alone; nobody stays down for it."""
+    files = DiskStore(tmp_path, PLENTY)
+    files.save(entry(1))
+    files.close()
+    (ours,) = tmp_path.iterdir()
+    name = tmp_path / f"{'a' * 64}.safetensors"
+    match odd:
+        case "dangling link":
+            name.symlink_to(tmp_path / "nowhere")
+        case "folder":
+            name.mkdir()
+        case "unfinished folder":
+            (tmp_path / "unfinished-1.safetensors").mkdir()
+        case "unreadable":
+            name.write_bytes(b"no such thing")
+    faults: list[str] = []
+    again = DiskStore(tmp_path, PLENTY, faults.append)
+    found = [each.path for each in again.load(PLENTY)]
+    again.save(entry(2))
+    again.close()
+
+    assert [ours] == found
+    assert (odd == "unreadable") == bool(faults)
+    assert 2 == sum(path.is_file() for path in tmp_path.iterdir())
+
+
+def test_folder_that_has_gone_is_told(tmp_path: Path) -> None:
+    """Reading it finds nothing, writing it is a fault, and neither ends anything."""
+    faults: list[str] = []
+    files = DiskStore(tmp_path / "gone", PLENTY, faults.append)
+    (tmp_path / "gone").rmdir()
+
+    assert [] == list(files.load(PLENTY))
+    files.save(entry(1))
+    files.close()
+    assert 1 == len(faults)
+    assert "could not be written" in faults[0]
+
+
 def test_folder_is_private(tmp_path: Path) -> None:
     """It holds what users wrote."""
     DiskStore(tmp_path / "prefixes", PLENTY)

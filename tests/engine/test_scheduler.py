@@ -471,21 +471,43 @@ def test_error_while_a_prompt_is_scored_costs_that_prompt(
     assert said[:2] == expected
 
 
-def test_error_of_a_step_costs_those_of_the_step(
-    loaded: LoadedModel, vocabulary: Vocabulary
+@pytest.mark.parametrize("n_calls", [2, 12])
+def test_error_that_does_not_come_again_costs_nobody(
+    n_calls: int, loaded: LoadedModel, vocabulary: Vocabulary
 ) -> None:
-    """Nobody knows whose fault it is; who comes afterwards is served."""
+    """Nobody knows whose fault it is: each goes on alone for a while, and all answers are as ever."""
     like = dressed("full", loaded)
     failing = Failing(like.model, ValueError("shapes"), -1)
     scheduler = Scheduler(dataclasses.replace(like, model=failing), vocabulary, 4)
-    failing.n_left = 12
-    _, failures = drawn(scheduler, several())
+    failing.n_left = n_calls
+    said, failures = drawn(scheduler, several())
     expected, _ = drawn(Scheduler(like, vocabulary, 4), several())
-    said, none = drawn(scheduler, several())
 
-    assert failures
-    assert not none
+    assert not failures
     assert said == expected
+
+
+def test_error_costs_whose_fault_it_is(loaded: LoadedModel, vocabulary: Vocabulary) -> None:
+    """It breaks again alone, amid its answer; what the others say is as if it had never been there."""
+    like = dressed("full", loaded)
+    jobs = several()
+    expected, _ = drawn(Scheduler(like, vocabulary, 4), jobs)
+    others = {token for i in (0, 2, 3) for token in (*expected[i], *jobs[i][0])}
+    bad = next(token for token in expected[1][5:] if token not in others)
+
+    class Choking(Failing):
+        def __call__(self, inputs: mx.array, cache: Any = None) -> mx.array:
+            if inputs.shape[1] == 1 and (inputs == bad).any().item():
+                raise self.error
+            return super().__call__(inputs, cache)
+
+    choking = Choking(like.model, ValueError("shapes"), -1)
+    scheduler = Scheduler(dataclasses.replace(like, model=choking), vocabulary, 4)
+    said, failures = drawn(scheduler, jobs)
+
+    assert failures == [1]
+    assert [said[i] for i in (0, 2, 3)] == [expected[i] for i in (0, 2, 3)]
+    assert scheduler.kv_bytes == 0
 
 
 def test_answer_that_cannot_be_parsed_costs_no_other(

@@ -265,7 +265,7 @@ def test_body_over_the_limit_is_refused_before_it_is_read(server: LiveServer) ->
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as raw:
         raw.sendall(
-            f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             f"Content-Length: {10**9}\r\n\r\n".encode()
         )
         head = raw.recv(4096).decode()
@@ -275,10 +275,12 @@ def test_body_over_the_limit_is_refused_before_it_is_read(server: LiveServer) ->
 
 
 def test_web_page_cannot_post_a_form_blindly(client: httpx.Client) -> None:
-    """With an Origin, only JSON is read; without one, curl's default type is."""
+    """With an Origin, its own as well, only JSON is read; without one, curl's default type is."""
     body = json.dumps(HELLO | {"max_tokens": 1})
     form = {"Content-Type": "application/x-www-form-urlencoded"}
-    page = client.post(CHAT, content=body, headers=form | {"Origin": "http://evil.example"})
+    page = client.post(
+        CHAT, content=body, headers=form | {"Origin": str(client.base_url).rstrip("/")}
+    )
     curl = client.post(CHAT, content=body, headers=form)
 
     assert page.status_code == 415

@@ -99,7 +99,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 def test_more_connections_than_a_mac_gives_descriptors(way: str, tmp_path: Path) -> None:
     """Clients that come and stay are all answered: the server asks the system for more room."""
     descriptors.raise_limit()  # this process holds the other ends
-    request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with (
         running(tmp_path / "log", ("-c", AS_ON_A_MAC, *WAYS[way])) as server,
         ExitStack() as crowd,

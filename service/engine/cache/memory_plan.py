@@ -102,7 +102,10 @@ class MemoryPlan:
 
 
 def plan(
-    loaded: LoadedModel, order: Load, draft_bytes: Callable[[int], int] | None = None
+    loaded: LoadedModel,
+    order: Load,
+    draft_bytes: Callable[[int], int] | None = None,
+    on_fault: Callable[[str], None] = lambda _: None,
 ) -> tuple[LoadedModel, MemoryPlan]:
     """
     Plan the memory of a model that is loaded, and its draft model with it.
@@ -111,6 +114,7 @@ def plan(
         loaded: the model.
         order: what the engine was told.
         draft_bytes: what a draft model remembers of a row of so many tokens; None: there is none.
+        on_fault: told why prefixes are not kept on disk; from any thread.
 
     Returns:
         The model, its card with the context that there is memory for, and the plan.
@@ -162,7 +166,7 @@ def plan(
         sequence_bytes=sequence_bytes,
         kv_budget_bytes=kv_bytes,
         prefixes=PrefixCache(prefix_bytes),
-        store=_store(order) if prefix_bytes else None,
+        store=_store(order, on_fault) if prefix_bytes else None,
         context_length=context_length,
         model_context_length=longest,
         max_step_tokens=step_tokens,
@@ -210,8 +214,8 @@ def _step_tokens(step: StepMemory, context_length: int, most_bytes: float) -> in
     return n_tokens
 
 
-def _store(order: Load) -> DiskStore | None:
-    """Return where prefixes are kept on disk; None: nowhere."""
+def _store(order: Load, on_fault: Callable[[str], None]) -> DiskStore | None:
+    """Return where prefixes are kept on disk; None: nowhere, as was asked for or can't be helped."""
     if order.prefix_cache_path is None:
         return None
     _, folder = locate(order.model_path)
@@ -221,7 +225,10 @@ def _store(order: Load) -> DiskStore | None:
     name = fingerprint(folder, *settings)
     try:
         return DiskStore(
-            Path(order.prefix_cache_path).expanduser() / name, order.prefix_cache_disk_mb * MB
+            Path(order.prefix_cache_path).expanduser() / name,
+            order.prefix_cache_disk_mb * MB,
+            on_fault,
         )
     except OSError as error:
-        raise UnfitModel(f"PREFIX_CACHE_PATH can't be made: {error.strerror}") from error
+        on_fault(f"PREFIX_CACHE_PATH can't be made: {error.strerror}")
+        return None

@@ -9,12 +9,13 @@ seen by its name. Writing happens on a thread of its own; what it writes has bee
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -47,35 +48,33 @@ class DiskStore:
     Args:
         folder: theirs alone; made if it isn't there.
         max_bytes: of all files; the oldest go first.
+        on_fault: told in words for an operator what could not be read or written; from any thread.
 
     Raises:
         OSError: the folder can't be made.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, max_bytes: int, on_fault: Callable[[str], None] = lambda _: None
+    ) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
         self._max_bytes = max_bytes
+        self._on_fault = on_fault
         for path in folder.glob(f"unfinished-*{SUFFIX}"):  # by one that was killed
-            if time.time() - path.stat().st_mtime > UNFINISHED_S:
-                path.unlink(missing_ok=True)
+            if path.is_file() and time.time() - path.stat().st_mtime > UNFINISHED_S:
+                _unlink(path)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefixes")
         self._pending = threading.BoundedSemaphore(MAX_PENDING)
 
     def load(self, max_bytes: int) -> Iterator[Entry]:
         """Yield what the newest files hold, up to *max_bytes*, oldest first; damaged ones are deleted."""
-        chosen: list[Path] = []
-        for path in reversed(self._paths()):
-            max_bytes -= path.stat().st_size
-            if max_bytes < 0:
-                break
-            chosen.append(path)
-        for path in reversed(chosen):
+        for path in self._newest(max_bytes):
             try:
                 yield _read(path)
             except Exception as error:  # whatever a broken file makes of the libraries that read it
-                _log.warning("a prefix on disk is damaged and deleted: %r", error)
-                path.unlink(missing_ok=True)
+                self._tell("a prefix is damaged and deleted", error)
+                _unlink(path)
 
     def save(self, entry: Entry) -> None:
         """
@@ -103,8 +102,8 @@ class DiskStore:
             entry.path = unfinished.replace(self._folder / f"{_digest(unfinished)}{SUFFIX}")
             self._make_room()
         except Exception as error:  # a full disk, mostly; who asked has the answer all the same
-            _log.warning("a prefix could not be written: %r", error)
-            unfinished.unlink(missing_ok=True)
+            self._tell("a prefix could not be written", error)
+            _unlink(unfinished)
         finally:
             self._pending.release()
 
@@ -116,12 +115,34 @@ class DiskStore:
             if total_bytes <= self._max_bytes:
                 return
             total_bytes -= path.stat().st_size
-            path.unlink(missing_ok=True)
+            _unlink(path)
+
+    def _newest(self, max_bytes: int) -> list[Path]:
+        """Return the newest files, up to *max_bytes* together, oldest first."""
+        chosen: list[Path] = []
+        try:
+            for path in reversed(self._paths()):
+                max_bytes -= path.stat().st_size
+                if max_bytes < 0:
+                    break
+                chosen.insert(0, path)
+        except OSError as error:
+            self._tell("its folder cannot be read", error)
+        return chosen
 
     def _paths(self) -> list[Path]:
-        """Return all finished files, oldest first."""
-        found = [path for path in self._folder.glob(f"*{SUFFIX}") if len(path.stem) == N_DIGITS]
+        """Return all finished files, oldest first; what else is there by such a name is none of ours."""
+        found = [
+            path
+            for path in self._folder.glob(f"*{SUFFIX}")
+            if len(path.stem) == N_DIGITS and path.is_file()
+        ]
         return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+
+    def _tell(self, what: str, error: Exception) -> None:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
+        _log.warning("%s: %s", what, reason)
+        self._on_fault(f"{what}: {reason}")
 
 
 def fingerprint(model: Path, *settings: object) -> str:
@@ -151,7 +172,13 @@ def _read(path: Path) -> Entry:
 
 def _delete(entry: Entry) -> None:
     if entry.path:
-        entry.path.unlink(missing_ok=True)
+        _unlink(entry.path)
+
+
+def _unlink(path: Path) -> None:
+    """Delete a file, if that can be done."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _digest(path: Path) -> str:

@@ -1,19 +1,21 @@
 """
 Answers that are right by construction: llguidance compiles the grammar of what an answer must be.
 
-Compiled grammars are kept, since requests repeat them. The text worker compiles; the `GrammarMask` that comes
-of it is for the MLX thread.
+What came of a grammar is kept, since requests repeat them. A thread of its own compiles, after another
+process has tried the grammar; the `GrammarMask` that comes of it is for the MLX thread.
 """
 
 from __future__ import annotations
 
-import functools
 import re
+import threading
+from collections import OrderedDict
 
 from llguidance import LLMatcher, LLTokenizer
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from service.engine.constrain.grammar import AnswerForm, GrammarBuilder
+from service.engine.constrain.prover import Prover, TooComplex
 from service.engine.constrain.token_mask import EndOfThoughts, GrammarMask
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.text.call_format import formats
@@ -53,10 +55,16 @@ class GrammarCompiler:
         vocabulary: its tokens.
         allow_grammars: requests may bring grammars of their own; llguidance 1.9 can loop for ever over
             one in which nothing can follow, such as `start: /a+/ "a"`.
+        prover: tries each grammar first; None: nobody does.
     """
 
     def __init__(
-        self, tokenizer: TokenizerWrapper, vocabulary: Vocabulary, *, allow_grammars: bool = False
+        self,
+        tokenizer: TokenizerWrapper,
+        vocabulary: Vocabulary,
+        *,
+        allow_grammars: bool = False,
+        prover: Prover | None = None,
     ) -> None:
         self._allow_grammars = allow_grammars
         self._ll_tokenizer = vocabulary.ll_tokenizer
@@ -68,7 +76,9 @@ class GrammarCompiler:
         self._thoughts_start = starts[0] if starts else None
         self._thoughts_ends = thoughts.ends if thoughts else ()
         self._turn_ends = sorted(tokenizer.eos_token_ids)
-        self._compiled = functools.lru_cache(MAX_COMPILED)(self._compile)
+        self._prover = prover
+        self._lock = threading.Lock()
+        self._compiled: OrderedDict[AnswerForm, LLMatcher | UnfitGrammar | None] = OrderedDict()
 
     def token_mask(self, job: Job, *, is_thinking: bool) -> GrammarMask | None:
         """
@@ -77,11 +87,12 @@ class GrammarCompiler:
         Raises:
             UnfitGrammar: the grammar can't be compiled.
         """
-        tools = job.prompt.tools if isinstance(job.prompt, Chat) else ()
-        form = AnswerForm(tools, job.must_call, job.parallel_tool_calls, job.constraint)
-        compiled = self._compiled(form)
+        form = _form(job)
+        compiled = self._compiled_once(form)
         if compiled is None:
             return None
+        if isinstance(compiled, UnfitGrammar):
+            raise compiled.with_traceback(None)
         matcher = compiled.deep_copy()
         if matcher.is_error():
             raise UnfitGrammar(form, _in_short(matcher.get_error()))
@@ -94,6 +105,37 @@ class GrammarCompiler:
         start = None if is_thinking else self._thoughts_start
         return GrammarMask(matcher, ends, start, self._turn_ends)
 
+    def is_compiled(self, job: Job) -> bool:
+        """Tell whether the mask for the answer to *job* is to be had at once."""
+        form = _form(job)
+        is_free = not (form.constraint or form.must_call or any(t.strict for t in form.tools))
+        return is_free or form in self._compiled
+
+    def _compiled_once(self, form: AnswerForm) -> LLMatcher | UnfitGrammar | None:
+        """Return what becomes of *form*, a refusal as well, from what is kept if it is."""
+        with self._lock:
+            if form in self._compiled:
+                self._compiled.move_to_end(form)
+                return self._compiled[form]
+        found: LLMatcher | UnfitGrammar | None
+        try:
+            found = self._compile(form)
+        except UnfitGrammar as error:
+            found = error
+        with self._lock:
+            self._compiled[form] = found
+            if len(self._compiled) > MAX_COMPILED:
+                self._compiled.popitem(last=False)
+        return found
+
+    def _prove(self, form: AnswerForm, grammar: str) -> None:
+        """Let *grammar* through if compiling it is bearable."""
+        if self._prover is not None:
+            try:
+                self._prover.prove(grammar)
+            except TooComplex:
+                raise UnfitGrammar(form, "it takes too long to compile") from None
+
     def _compile(self, form: AnswerForm) -> LLMatcher | None:
         grammar = self._builder.grammar(form)
         if grammar is None:
@@ -105,12 +147,19 @@ class GrammarCompiler:
                 raise UnfitGrammar(
                     form, "grammars are off on this server, ALLOW_GRAMMARS lets them in"
                 )
+            self._prove(form, _any_terminal(form.constraint.source))
             if _has_empty_terminal(form.constraint.source, self._ll_tokenizer):
                 raise UnfitGrammar(form, "a terminal may match the empty text")
+        self._prove(form, grammar)
         matcher = LLMatcher(self._ll_tokenizer, grammar, log_level=0)
         if not matcher.is_error():
             matcher.compute_bitmask()  # a grammar that is too complex for its first token shows now
         return matcher
+
+
+def _form(job: Job) -> AnswerForm:
+    tools = job.prompt.tools if isinstance(job.prompt, Chat) else ()
+    return AnswerForm(tools, job.must_call, job.parallel_tool_calls, job.constraint)
 
 
 def _has_empty_terminal(lark: str, ll_tokenizer: LLTokenizer) -> bool:

@@ -28,7 +28,7 @@ from service.engine.cache.kv import (
 )
 from service.engine.cache.prefix_cache import Cache
 from service.engine.decoding.prompt_lookup import accepted
-from service.engine.decoding.sampling import BatchSampling, draw_ahead, rows_of
+from service.engine.decoding.sampling import BatchSampling, are_finite, draw_ahead, rows_of
 from service.engine.decoding.sequence import Sequence, Status
 
 CHECKS_PER_TIDY = (
@@ -44,11 +44,13 @@ class Advance(NamedTuple):
         sequence: which one.
         tokens: the new ones; none where what was fed is known already, as a prompt's last token is.
         n_fed: how many tokens its cache has more.
+        is_finite: the new tokens were drawn from numbers; else they mean nothing.
     """
 
     sequence: Sequence
     tokens: list[int]
     n_fed: int
+    is_finite: bool = True
 
 
 class Batch:
@@ -69,6 +71,7 @@ class Batch:
         self._model = model
         self._cache: Cache = []
         self._drawn = mx.zeros(0, dtype=mx.uint32)
+        self._are_finite = mx.zeros(0, dtype=mx.bool_)  # what the drawn tokens were drawn from
         self._sampling: BatchSampling | None = None
         self._n_checks = 0
 
@@ -86,13 +89,15 @@ class Batch:
             cache: of all of them as one batch; of a sequence alone its own. It is the batch's from now on.
         """
         drawn = mx.array([each.tokens[-1] for each in sequences], dtype=mx.uint32)
+        are_finite = mx.ones(len(sequences), dtype=mx.bool_)
         if self.sequences:
             self._cache = merge([self._cache]) if len(self.sequences) == 1 else self._cache
             extend(self._cache, merge([cache]) if len(sequences) == 1 else cache)
             drawn = mx.concatenate([self._drawn, drawn])
+            are_finite = mx.concatenate([self._are_finite, are_finite])
         else:
             self._cache = cache
-        self._drawn = drawn
+        self._drawn, self._are_finite = drawn, are_finite
         self.sequences += sequences
         for each in sequences:
             each.status, each.cache = Status.DECODING, None
@@ -107,7 +112,8 @@ class Batch:
             keep_rows(self._cache, keep)
         else:
             self._cache = extract(self._cache, keep[0]) if keep else []
-        self._drawn = self._drawn[mx.array(keep, dtype=mx.uint32)]
+        rows = mx.array(keep, dtype=mx.uint32)
+        self._drawn, self._are_finite = self._drawn[rows], self._are_finite[rows]
         self.sequences = [self.sequences[i] for i in keep]
         self._arrange()
 
@@ -125,20 +131,24 @@ class Batch:
     def read(self) -> list[Advance]:
         """Read what each row has drawn last, at once and not with the next step."""
         return [
-            Advance(each, each.read(token), 0)
-            for each, token in zip(self.sequences, self.drawn(), strict=True)
+            Advance(each, each.read(token), 0, is_finite)
+            for each, token, is_finite in zip(
+                self.sequences, self.drawn(), rows_of(self._are_finite), strict=True
+            )
         ]
 
     def decode(self) -> list[Advance]:
         """Feed each row the token that it drew last; return what was fed."""
-        fed = self._drawn
+        fed, were_finite = self._drawn, self._are_finite
         logits = self._model(fed[:, None], cache=self._cache)[:, -1]
-        self._drawn = self._laid_out().draw(logits, fed)
-        mx.async_eval(self._drawn)  # type: ignore[no-untyped-call]  # mlx's stubs
+        self._drawn, self._are_finite = self._laid_out().draw(logits, fed), are_finite(logits)
+        mx.async_eval(self._drawn, self._are_finite)  # type: ignore[no-untyped-call]  # mlx's stubs
         self.is_ahead = True
         return [
-            Advance(each, each.take([token]), 1)
-            for each, token in zip(self.sequences, rows_of(fed), strict=True)
+            Advance(each, each.take([token]), 1, is_finite)
+            for each, token, is_finite in zip(
+                self.sequences, rows_of(fed), rows_of(were_finite), strict=True
+            )
         ]
 
     def check(self, guesses: Several[list[int]]) -> list[Advance]:
@@ -152,13 +162,17 @@ class Batch:
         padded = [guess + [0] * (n_wide - len(guess)) for guess in guesses]
         fed = mx.concatenate([self._drawn[:, None], mx.array(padded, dtype=mx.uint32)], axis=1)
         to_temporal_order(self._cache)
-        drawn = self._draw_along(self._model(fed, cache=self._cache), fed[:, 0], guesses)
+        logits = self._model(fed, cache=self._cache)
+        drawn = self._draw_along(logits, fed[:, 0], guesses)
+        finite = rows_of(self._are_finite & are_finite(logits))
+        self._are_finite = mx.ones(len(finite), dtype=mx.bool_)
         n_before = [each.n_in_cache for each in self.sequences]
         advances = []
         for i, token in enumerate(rows_of(fed[:, 0])):
             each = self.sequences[i]
             tokens = each.take([token, *accepted(guesses[i], drawn[i])])
-            advances.append(Advance(each, tokens, each.n_in_cache - n_before[i]))
+            n_fed = each.n_in_cache - n_before[i]
+            advances.append(Advance(each, tokens, n_fed, finite[i]))
         trim_each(self._cache, [n_wide + 1 - one.n_fed for one in advances])
         for one in advances:
             one.sequence.sampling.n_drawn += one.n_fed - 1

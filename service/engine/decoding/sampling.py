@@ -146,6 +146,15 @@ class SequenceSampling:
         self.reports.clear()
 
 
+def are_finite(logits: mx.array) -> mx.array:
+    """
+    Return which rows of *logits*, shape (rows, ...), can be drawn from, not computed yet, shape (rows,).
+
+    Their largest is no number where any of them is none: one reduction tells.
+    """
+    return mx.isfinite(mx.max(logits, axis=tuple(range(1, logits.ndim))))
+
+
 def draw_ahead(
     rows: Sequence[SequenceSampling], n_later: Sequence[int], logits: mx.array
 ) -> mx.array:

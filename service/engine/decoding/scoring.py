@@ -15,6 +15,10 @@ MAX_LOGITS = 1 << 24
 Scored = tuple[float, list[tuple[int, float]]]
 
 
+class NotFiniteError(ArithmeticError):
+    """The model computed what is no number."""
+
+
 class Scoring:
     """
     A prompt being scored.
@@ -48,16 +52,24 @@ class Scoring:
         return len(self.scored) == len(self._ids) - 1
 
     def step(self) -> None:
-        """Read one piece more."""
+        """
+        Read one piece more.
+
+        Raises:
+            NotFiniteError: the model computed what is no number.
+        """
         begin = len(self.scored)
         end = min(begin + self._step_tokens, len(self._ids) - 1)
         inputs = mx.array(self._ids[begin:end])
         targets = mx.array(self._ids[begin + 1 : end + 1])
         logits = self._model(inputs[None], cache=self.cache)[0].astype(mx.float32)
-        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        total = mx.logsumexp(logits, axis=-1, keepdims=True)
+        logprobs = logits - total
         chosen = mx.take_along_axis(logprobs, targets[:, None], axis=-1)[:, 0]
         ids = likeliest(logprobs, self._n_top)
         top = mx.take_along_axis(logprobs, ids, axis=-1)
-        mx.eval(chosen, ids, top, [layer.state for layer in self.cache])
+        mx.eval(total, chosen, ids, top, [layer.state for layer in self.cache])
+        if not mx.isfinite(total).all().item():
+            raise NotFiniteError("a prompt cannot be scored")
         for value, likeliest_ids, values in zip(*map(rows_of, (chosen, ids, top)), strict=True):
             self.scored.append((value, list(zip(likeliest_ids, values, strict=True))))

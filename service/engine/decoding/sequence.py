@@ -57,6 +57,8 @@ class Sequence:
         n_said: tokens of the answer that were turned into text, the end of the turn not counted.
         begun_s: when its prefill began; None: not yet.
         first_s: when its first token was there; None: not yet.
+        alone_until: it goes on without others until it has so many tokens.
+        n_times_tried: how often it had to.
     """
 
     ticket: int
@@ -79,11 +81,18 @@ class Sequence:
     n_said: int = 0
     begun_s: float | None = None
     first_s: float | None = None
+    alone_until: int = 0
+    n_times_tried: int = 0
 
     def __post_init__(self) -> None:
         """Begin with the prompt's tokens."""
         if not self.tokens:
             self.tokens = self.prompt.tolist()
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it goes on alone, since it was one of those that broke a step."""
+        return len(self.tokens) < self.alone_until
 
     @property
     def n_left(self) -> int:

@@ -159,11 +159,8 @@ def _from_hub(hub_id: str, wanted: list[str]) -> Path:
     """Return the folder of a hub id's snapshot, downloaded if none is cached; then go offline for good."""
     import huggingface_hub
 
-    try:
-        found = huggingface_hub.snapshot_download(
-            hub_id, local_files_only=True, allow_patterns=wanted
-        )
-    except Exception:  # the library's own family of "not in the cache" has no common base
+    found = _cached(hub_id, wanted)
+    if found is None:
         _log.info("%s is not in the cache; downloading it", hub_id)
         try:
             found = huggingface_hub.snapshot_download(hub_id, allow_patterns=wanted)
@@ -184,6 +181,28 @@ def class_defaults(folder: Path) -> dict[str, Any]:
     except Exception:  # a type that it doesn't know, or that has no defaults
         return {}
     return found
+
+
+def _cached(hub_id: str, wanted: list[str]) -> str | None:
+    """Return the folder of a hub id's snapshot that is there already; None: there is none."""
+    import huggingface_hub
+
+    try:
+        return str(
+            huggingface_hub.snapshot_download(hub_id, local_files_only=True, allow_patterns=wanted)
+        )
+    except Exception:  # the library's own family of "not in the cache" has no common base
+        return None
+
+
+def needs_download(model_path: str | None) -> bool:
+    """Tell whether `locate` will have to download the model at *model_path*, which may take any time."""
+    return (
+        model_path is not None
+        and not Path(model_path).expanduser().is_dir()
+        and _HUB_ID.fullmatch(model_path) is not None
+        and _cached(model_path, _WANTED_FILES) is None
+    )
 
 
 def check_code(folder: Path) -> None:

@@ -32,11 +32,15 @@ class StepOutput:
         deltas: what sequences say, in order.
         refusals: sequences that ended since their form can't be followed.
         failures: tickets of sequences that broke, by our fault.
+        retried: tickets of sequences that go on alone for a while, since a step of several broke.
+        not_finite: tickets of sequences for which the model computed what is no number.
     """
 
     deltas: list[Delta] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     failures: list[int] = field(default_factory=list)
+    retried: list[int] = field(default_factory=list)
+    not_finite: list[int] = field(default_factory=list)
 
 
 class Teller:

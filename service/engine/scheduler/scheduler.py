@@ -27,6 +27,7 @@ from service.engine.cache.prefix_cache import Cache, Ids, PrefixCache, PrefixHit
 from service.engine.decoding.batch import Advance
 from service.engine.decoding.draft_model import DraftModel
 from service.engine.decoding.sampling import SequenceSampling
+from service.engine.decoding.scoring import NotFiniteError
 from service.engine.decoding.sequence import Sequence, Status
 from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
@@ -47,6 +48,8 @@ MAX_PREFILLS = (
 HEADROOM_TOKENS = (
     256  # for which there must be room when a sequence is let in: mlx-lm's caches grow so
 )
+N_ALONE = 2  # tokens: the one that broke, and the next
+MAX_TIMES_TRIED = 2  # taste: what breaks only together with others can't go on for ever
 HOLDING = (Status.PREFILL, Status.DECODING)  # when a sequence has a KV cache that counts
 
 
@@ -83,6 +86,7 @@ class Scheduler:
         context_length: longest prompt and answer together, in tokens.
         sequences: all that are not finished, by ticket, in the order in which they came.
         batching: what is given to the model at once; set while nothing generates.
+        n_steps: how many steps were begun.
     """
 
     def __init__(
@@ -120,6 +124,7 @@ class Scheduler:
         self._ends = frozenset(loaded.tokenizer.eos_token_ids)
         self._answers = AnswerParser(loaded.tokenizer)
         self._teller = Teller(vocabulary)
+        self.n_steps = 0
         self._start()
 
     @property
@@ -208,6 +213,7 @@ class Scheduler:
 
     def step(self) -> StepOutput:
         """Advance every sequence; return all that it brought."""
+        self.n_steps += 1
         output = StepOutput()
         self._echo(output)
         self._admit()
@@ -223,7 +229,12 @@ class Scheduler:
         try:
             said = self._echoes.step(output)
         except Exception as error:
-            self._lose(self._echoes.sequences[:1], error, output)
+            first = self._echoes.sequences[:1]
+            if isinstance(error, NotFiniteError):
+                self._give_up(first[0], output)
+                self._finish(first)
+            else:
+                self._lose(first, error, output)
             return
         if said is None:
             return
@@ -269,6 +280,10 @@ class Scheduler:
         for one in advances:
             if one.sequence in finished:
                 continue
+            if not one.is_finite:
+                self._give_up(one.sequence, output)
+                finished.append(one.sequence)
+                continue
             try:
                 is_over = self._teller.tell(one, output)
             except Exception:
@@ -278,16 +293,29 @@ class Scheduler:
             if is_over:
                 finished.append(one.sequence)
 
+    def _give_up(self, sequence: Sequence, output: StepOutput) -> None:
+        """Say of a sequence that there are no numbers; what is kept of keys and values may be none either."""
+        _log.error("the model computed no numbers for ticket %d", sequence.ticket)
+        output.not_finite.append(sequence.ticket)
+        sequence.finish_reason = None
+        self._prefixes.clear()
+
     def _admit(self) -> None:
         """Let sequences in, first come first served; one whose prefix is being prefilled waits for that."""
         for each in self._waiting.copy():
             is_full = self.n_rows >= self.max_rows or len(self._prefills.sequences) >= MAX_PREFILLS
             if is_full or not self._has_room_for(each):
                 return
+            if self.n_rows and (each.is_alone or self._is_one_alone()):
+                return
             if each.cache is None and self._will_match_more(each.ids):
                 continue
             self._waiting.remove(each)
             self._begin(each)
+
+    def _is_one_alone(self) -> bool:
+        """Whether a sequence that has a cache goes on alone, since it may be what broke a step."""
+        return any(each.is_alone for each in self._prefills.sequences + self._lanes.sequences)
 
     def _will_match_more(self, ids: Ids) -> bool:
         """Whether more of *ids* will be in the prefix cache soon."""
@@ -385,7 +413,8 @@ class Scheduler:
         """
         Let *sequences* go, which broke in a step; where memory ran out, the longest alone.
 
-        Their caches may be half written: what goes on is prefilled again.
+        Nobody knows whose fault another error was: each of several goes on alone for a while, and whose
+        fault it was breaks again. Their caches may be half written: what goes on is prefilled again.
         """
         if not sequences:
             return
@@ -395,11 +424,20 @@ class Scheduler:
             longest = max(sequences, key=lambda each: len(each.tokens))
             # A mask may have taken a token that was not said; it can't be taken back.
             lost = {each for each in sequences if each is longest or each.sampling.token_mask}
+        elif len(sequences) > 1:
+            lost = {each for each in sequences if not self._is_tried_alone(each)}
+            output.retried += [each.ticket for each in sequences if each not in lost]
         output.failures += [each.ticket for each in lost]
         if any(each.status is Status.DECODING for each in sequences):
             self._lanes.clear()
         self._finish(lost)
         self._wait_again([each for each in sequences if each not in lost])
+
+    def _is_tried_alone(self, each: Sequence) -> bool:
+        """Make *each*, one of several that broke, go on alone for some tokens, if that can be."""
+        each.n_times_tried += 1
+        each.alone_until = len(each.tokens) + N_ALONE
+        return not each.sampling.token_mask and each.n_times_tried <= MAX_TIMES_TRIED
 
     def _preempt(self) -> None:
         """Where the caches outgrow their memory, let the sequence that came last wait again."""

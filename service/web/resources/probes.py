@@ -64,7 +64,7 @@ class Readiness:
         model = {
             "id": model_id,
             "state": now.state.value,
-            "reason": now.reason,
+            "reason": now.doubt or now.reason,
             "notes": now.notes,
             "memory": None if now.budget is None else _memory(now.budget),
         }

@@ -1,4 +1,4 @@
-"""`POST /v1/tokenize`, `/v1/detokenize` and `/v1/estimate`; nothing is generated, so no permit is needed."""
+"""`POST /v1/tokenize`, `/v1/detokenize` and `/v1/estimate`; nothing is generated."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Detokenize:
         body = await self._intake.read(req, "detokenize-request")
         card = self._intake.card(body.get("model"))
         try:
-            text = await self._intake.supervisor.detokenize(tuple(map(int, body["tokens"])))
+            text = await self._intake.detokenize(tuple(map(int, body["tokens"])))
         except InvalidRequest as error:
             raise InvalidRequest(error.message, param="tokens", code=error.code) from error
         self._intake.send(resp, tokens.token_text(card, text))

@@ -1,0 +1,116 @@
+"""
+Requests that are nearly right, very many of them, to a server that runs: `python -m tests.fuzz`.
+
+What is done is recorded as it goes, and where the record is there already, the run goes on behind it. It
+ends with status 1 if any answer was a fault of the server's, and names the requests, each of which can be
+sent again by its number.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tests.fuzz.requests import request
+
+BATCH = 500
+TIMEOUT_S = 60
+INTENDED = {503}  # it may be busy, or starting again after a fault that was told already
+
+
+def send(host: str, port: int, data: bytes) -> tuple[int, str | None]:
+    """Send a request; return the status, 0 for a connection without an answer, and what was wrong with it."""
+    try:
+        with socket.create_connection((host, port), timeout=TIMEOUT_S) as connection:
+            connection.sendall(data)
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            return response.status, wrong(response, response.read())
+    except (http.client.HTTPException, ConnectionError):
+        return 0, None
+    except TimeoutError:
+        return 0, "no answer in time"
+
+
+def wrong(response: http.client.HTTPResponse, body: bytes) -> str | None:
+    """Return what is wrong with an answer; None: nothing."""
+    if response.status >= 500 and response.status not in INTENDED:
+        return f"status {response.status}"
+    if not response.getheader("X-Request-ID") or not response.getheader("X-Process-Time"):
+        return "a header is missing"
+    if b"Traceback" in body or b"site-packages" in body:
+        return "it tells internals"
+    if response.status >= 400:
+        try:
+            code = json.load(io.BytesIO(body))["error"]["code"]
+        except (ValueError, KeyError, TypeError):
+            return "no envelope"
+        return None if code else "no code"
+    broken = b'"internal_error"' in body or b'"engine_died"' in body
+    return "the stream broke" if broken else None
+
+
+def run(
+    url: str, numbers: Iterable[int], seed: int, n_clients: int
+) -> tuple[Counter[int], list[str]]:
+    """Send the requests of *numbers*; return how often each status came, and what was wrong with which."""
+    host, _, port = url.removeprefix("http://").partition(":")
+
+    def one(number: int) -> tuple[int, int, str | None]:
+        return number, *send(host, int(port), request(number, seed))
+
+    seen: Counter[int] = Counter()
+    faults: list[str] = []
+    with ThreadPoolExecutor(n_clients) as pool:
+        for number, status, fault in pool.map(one, numbers):
+            seen[status] += 1
+            if fault is not None:
+                faults.append(f"request {number} of seed {seed}: {fault}")
+    return seen, faults
+
+
+@click.command()
+@click.option("--base-url", default="http://127.0.0.1:8000", show_default=True)
+@click.option("--requests", "n_requests", default=10_000, show_default=True)
+@click.option("--seed", default=1, show_default=True)
+@click.option("--clients", default=8, show_default=True)
+@click.option(
+    "--record", type=click.Path(path_type=Path), default=Path("fuzz.json"), show_default=True
+)
+def main(base_url: str, n_requests: int, seed: int, clients: int, record: Path) -> None:
+    """Send requests that are nearly right, and look for answers that are not."""
+    known: dict[str, Any] = {"n": 0, "statuses": {}, "faults": []}
+    if record.exists():
+        known = json.loads(record.read_text())
+    seen = Counter({int(status): n for status, n in known["statuses"].items()})
+    faults: list[str] = known["faults"]
+    began_s, n_before = time.monotonic(), known["n"]
+    for begin in range(n_before, n_requests, BATCH):
+        end = min(begin + BATCH, n_requests)
+        new, wrong_ones = run(base_url, range(begin, end), seed, clients)
+        seen += new
+        faults += wrong_ones
+        statuses = {str(status): n for status, n in sorted(seen.items())}
+        record.write_text(
+            json.dumps({"n": end, "seed": seed, "statuses": statuses, "faults": faults})
+        )
+        rate = (end - n_before) / (time.monotonic() - began_s)
+        click.echo(f"{end:,} of {n_requests:,}, {rate:.0f}/s, {len(faults)} faults, {statuses}")
+    for fault in faults:
+        click.echo(fault)
+    sys.exit(bool(faults))
+
+
+if __name__ == "__main__":
+    main()
