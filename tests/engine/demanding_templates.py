@@ -55,16 +55,19 @@ SINGLE = """{{ bos_token }}
 {%- endfor -%}
 {%- if add_generation_prompt %}<assistant>{% endif -%}"""
 
-# Only the first system turn, only the first call of a turn, results only behind a call, thoughts as `thinking` and
-# never beside text: as gpt-oss.
+# Only the first system turn, only the first call of a turn, results only behind a call, thoughts as `thinking`, never
+# beside text, and neither of them once an answer has come: as gpt-oss.
 CHANNELS = """{%- if messages[0].role == "system" -%}<developer>{{ messages[0].content }}{%- endif -%}
 {%- if tools -%}{{ tools | tojson }}{%- endif -%}
-{%- set last = namespace(name=none) -%}
+{%- set last = namespace(name=none, answer=-1) -%}
+{%- for message in messages -%}
+{%- if message.role == "assistant" and "tool_calls" not in message -%}{%- set last.answer = loop.index0 -%}{%- endif -%}
+{%- endfor -%}
 {%- for message in messages -%}
 {%- if message.role == "user" -%}<user>{{ message.content }}{%- set last.name = none -%}
 {%- elif message.role == "assistant" and "tool_calls" in message -%}
 {%- if message.content and message.thinking -%}{{ raise_exception("not both") }}{%- endif -%}
-<analysis>{{ message.content or message.thinking }}
+{%- if loop.index0 > last.answer -%}<analysis>{{ message.content or message.thinking }}{%- endif -%}
 {%- set call = message.tool_calls[0].function -%}
 <to>{{ call.name + (call.arguments | tojson) }}{%- set last.name = call.name -%}
 {%- elif message.role == "assistant" -%}<final>{{ message.content }}

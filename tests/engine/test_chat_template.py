@@ -17,6 +17,7 @@ from tests.engine.demanding_chats import (
     ASK,
     ASK_2,
     CALL,
+    CALL_2,
     CALLING,
     CHATS,
     REPLY,
@@ -122,6 +123,23 @@ def test_arguments_are_json_once(template: str, templates: Templates) -> None:
     assert '{"alpha": "bravo \\"x\\""}' in text
 
 
+def test_calls_that_a_template_drops_are_text_in_the_models_own_notation(
+    templates: Templates,
+) -> None:
+    """As a grammar would hold the model to write them, with the marks of its vocabulary."""
+    granite = IN_SYSTEM + "{# <|tool_call|> #}"
+    turn = Turn("assistant", "Let me see.", tool_calls=(CALL, CALL_2))
+    plain, own = (
+        templates(template).render(Chat((ASK, turn, RESULT))).text
+        for template in (IN_SYSTEM, granite)
+    )
+
+    assert 'Let me see.\n<tool_call>\n{"name": "addition", "arguments": {"alpha"' in plain
+    assert plain.count("<tool_call>") == plain.count("</tool_call>") == 2
+    assert '"name": "addition", "arguments": {"alpha"' in own
+    assert own.count("<|tool_call|>") == 1
+
+
 def test_tools_go_into_the_system_message(templates: Templates) -> None:
     """As JSON text, with the message made where there is none."""
     template = templates(IN_SYSTEM)
@@ -142,14 +160,12 @@ def test_thoughts_reach_templates_under_their_names(name: str, templates: Templa
     assert "Hm, addition." in text
 
 
-def test_thoughts_beside_text_and_calls_are_text_where_both_can_not_be(
-    templates: Templates,
-) -> None:
-    """All three are in the prompt."""
+def test_thoughts_text_and_calls_of_one_turn(templates: Templates) -> None:
+    """All three are in the prompt, though the template refuses them together: the text comes first."""
     calling = Turn("assistant", "Let me see.", tool_calls=(CALL,), reasoning="Hm, addition.")
     text = templates(TEMPLATES["channels"]).render(Chat((ASK, calling, RESULT))).text
 
-    assert "Hm, addition.\n\nLet me see." in text
+    assert "<final>Let me see.<analysis>Hm, addition.<to>addition" in text
 
 
 def test_marked_thoughts_are_thoughts(templates: Templates) -> None:

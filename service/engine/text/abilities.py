@@ -53,7 +53,6 @@ class Abilities:
         arguments_as_text: a call's arguments must be JSON text, and not an object.
         short_ids: ids of calls must be nine letters or digits.
         thoughts: the key under which it takes what an assistant turn thought; None: it takes no thoughts.
-        thoughts_beside_text: it takes thoughts where there are text and calls, too.
         tools_in_system: it takes tools not by themselves, but as the system turn's `tools`, in JSON text.
         described_parameters: it takes tools only with a description of each parameter.
         empty_tools: where there are no tools, it wants an empty list of them.
@@ -74,7 +73,6 @@ class Abilities:
     arguments_as_text: bool = False
     short_ids: bool = False
     thoughts: str | None = None
-    thoughts_beside_text: bool = True
     tools_in_system: bool = False
     described_parameters: bool = False
     empty_tools: bool = False
@@ -187,7 +185,8 @@ class _Probe:
     def _place_of_text(self, found: Abilities) -> Literal["together", "before", "after"]:
         results = (_RESULT,) if found.results else ()
         beside = structs.replace(_CALLING, content=_REPLY.content)
-        if self._shows(found, _ASK, beside, *results):
+        chats: list[tuple[Turn, ...]] = [(), (_OTHER_REPLY, _ASK_AGAIN)]
+        if all(self._shows(found, _ASK, beside, *results, *later) for later in chats):
             return "together"
         apart = (_ASK, _REPLY, _CALLING, *results, _OTHER_REPLY, _ASK_AGAIN)
         return "before" if self._shows(found, *apart) else "after"
@@ -202,9 +201,7 @@ class _Probe:
         for name in THOUGHTS:
             named = replace(found, thoughts=name)
             if any(_THOUGHT in self._rendered(named, *chat) for chat in chats):
-                beside = structs.replace(calling, content=_REPLY.content)
-                is_taken = not found.calls or bool(self._rendered(named, _ASK, beside))
-                return replace(named, thoughts_beside_text=is_taken)
+                return named
         return found
 
     def _order(self, found: Abilities) -> Abilities:

@@ -27,7 +27,9 @@ from msgspec.structs import replace
 
 from service.engine.model.vocabulary import special_tokens
 from service.engine.text.abilities import REFUSALS, TOOL_NAME, Abilities, probe
+from service.engine.text.call_format import formats
 from service.engine.text.fitting import fit
+from service.engine.text.notations import CallFrame
 from service.protocol import Chat, Tool, ToolCall, Turn
 
 MAX_OPENINGS = 64  # beginnings of answers that are kept, one for each set of switches; taste
@@ -98,10 +100,14 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: TokenizerWrapper) -> None:
         self._tokenizer = tokenizer
-        self._thoughts = tokenizer.think_start, tokenizer.think_end
+        known = formats(tokenizer)
+        self._thoughts = known.thoughts
+        self._frame = known.forced.frame or CallFrame((), (), ())
         self._prefix = secrets.token_hex(8)
         self._placeholder = re.compile(rf"{self._prefix}(\d+)\.")
-        longest_first = sorted(_marks(tokenizer), key=len, reverse=True)
+        thoughts = self._thoughts.starts + self._thoughts.ends if self._thoughts else ()
+        marks = {*special_tokens(tokenizer).values(), *thoughts}
+        longest_first = sorted(marks, key=len, reverse=True)
         self._marks = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._opening = functools.lru_cache(MAX_OPENINGS)(self._find_opening)
         self._abilities = {
@@ -155,7 +161,7 @@ class ChatTemplate:
         own = self._abilities[bool(chat.tools)]
         for abilities in (own, own.plainest):
             try:
-                fitted = fit(turns, abilities)
+                fitted = fit(turns, abilities, self._frame)
                 if chat.continue_final_message:
                     if fitted[-1].role != turns[-1].role:
                         raise LostTurn(turns[-1])
@@ -218,23 +224,14 @@ class ChatTemplate:
 
     def _without_marked_thoughts(self, turn: Turn) -> Turn:
         """Return *turn* with the thoughts that its text begins with, between the model's own marks, apart."""
-        start, end = self._thoughts
-        if not start or turn.role != "assistant" or turn.reasoning:
+        if self._thoughts is None or turn.role != "assistant" or turn.reasoning:
             return turn
         text = (turn.content or "").lstrip()
-        if not text.startswith(start):
-            return turn
-        reasoning, is_ended, content = text.removeprefix(start).partition(end)
-        if not is_ended:
-            return turn
-        return replace(turn, content=content.lstrip(), reasoning=reasoning.strip())
-
-
-def _marks(tokenizer: TokenizerWrapper) -> set[str]:
-    """Return what a message may not spell out as tokens: special ones, and those around thoughts."""
-    added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
-    thoughts = {tokenizer.think_start, tokenizer.think_end} & added
-    return {*special_tokens(tokenizer).values(), *thoughts}
+        for start, end in itertools.product(self._thoughts.starts, self._thoughts.ends):
+            if text.startswith(start) and end in text:
+                reasoning, _, content = text.removeprefix(start).partition(end)
+                return replace(turn, content=content.lstrip(), reasoning=reasoning.strip())
+        return turn
 
 
 def _check(turns: Sequence[Turn], text: str) -> None:

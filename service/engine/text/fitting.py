@@ -15,11 +15,12 @@ from itertools import groupby, takewhile
 from msgspec.structs import replace
 
 from service.engine.text.abilities import Abilities
-from service.protocol import Turn
+from service.engine.text.notations import BREAK, COUNT, CallFrame, Term
+from service.protocol import ToolCall, Turn
 
 
-def fit(turns: Sequence[Turn], abilities: Abilities) -> list[Turn]:
-    """Return *turns* as a template of these *abilities* takes them."""
+def fit(turns: Sequence[Turn], abilities: Abilities, frame: CallFrame) -> list[Turn]:
+    """Return *turns* as a template of these *abilities* takes them; calls that are to be text in *frame*."""
     if abilities.any_order and all(map(_is_plain, turns)):  # most chats, with most templates
         return list(turns)
     found: Iterable[Turn] = _with_thoughts(_with_results_in_order(turns), abilities)
@@ -27,7 +28,7 @@ def fit(turns: Sequence[Turn], abilities: Abilities) -> list[Turn]:
     if not abilities.empty_answer:
         found = (turn for turn in found if not _is_empty_answer(turn))
     if not abilities.calls:
-        found = map(_calls_in_words, found)
+        found = (_calls_in_words(turn, frame) for turn in found)
     if not abilities.results:
         found = map(_result_in_words, found)
     elif not abilities.user_after_result:
@@ -74,14 +75,8 @@ def _with_results_in_order(turns: Iterable[Turn]) -> Iterator[Turn]:
 def _with_thoughts(turns: Iterable[Turn], abilities: Abilities) -> Iterator[Turn]:
     """Yield *turns*, their thoughts only where the template takes some."""
     for turn in turns:
-        if turn.reasoning is None:
-            yield turn
-        elif abilities.thoughts is None:
-            yield replace(turn, reasoning=None)
-        elif turn.content and turn.tool_calls and not abilities.thoughts_beside_text:
-            yield replace(turn, content=joined(turn.reasoning, turn.content), reasoning=None)
-        else:
-            yield turn
+        is_taken = turn.reasoning is None or abilities.thoughts is not None
+        yield turn if is_taken else replace(turn, reasoning=None)
 
 
 def _with_systems(turns: Iterable[Turn], abilities: Abilities) -> Iterator[Turn]:
@@ -121,16 +116,26 @@ def _as_users(rules: Sequence[Turn]) -> Turn:
     return Turn("user", joined(*(rule.content for rule in rules)))
 
 
-def _calls_in_words(turn: Turn) -> Turn:
-    """Return *turn* with its calls as text, in the form in which models write them most."""
+def _calls_in_words(turn: Turn, frame: CallFrame) -> Turn:
+    """Return *turn* with its calls as text, as the model is held to write them."""
     if not turn.tool_calls:
         return turn
-    calls = (
-        f'<tool_call>\n{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}\n</tool_call>'
-        for call in turn.tool_calls
-    )
-    text = "\n".join(filter(None, (turn.content, *calls)))
-    return replace(turn, content=text, tool_calls=())
+    calls = (_written(call, i, frame) for i, call in enumerate(turn.tool_calls))
+    between = _as_text(frame.separator or ())
+    text = _as_text(frame.opening) + between.join(calls) + _as_text(frame.closing)
+    return replace(turn, content="\n".join(filter(None, (turn.content, text))), tool_calls=())
+
+
+def _written(call: ToolCall, i: int, frame: CallFrame) -> str:
+    name = json.dumps(call.name) if frame.is_json else call.name
+    pieces = (*frame.before, name, *frame.between, call.arguments, *frame.after)
+    return _as_text(pieces, i)
+
+
+def _as_text(pieces: Sequence[str], i: int = 0) -> str:
+    """Return the *pieces* of a frame as they stand around the call numbered *i*."""
+    terms: dict[str, str] = {BREAK: "\n", COUNT: str(i)}
+    return "".join(terms.get(piece, "") if isinstance(piece, Term) else piece for piece in pieces)
 
 
 def _result_in_words(turn: Turn) -> Turn:
