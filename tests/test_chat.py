@@ -542,7 +542,14 @@ def test_custom_tool_is_called_and_its_call_given_back() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [('{"input": ""}', ""), ('{"input": 7}', '{"input": 7}'), ("ls", "ls"), ("[]", "[]")],
+    [
+        ('{"input": ""}', ""),
+        ('{"input": 7}', '{"input": 7}'),
+        ("ls", "ls"),
+        ("[]", "[]"),
+        ('{"input": "ls -', "ls -"),
+        ("", ""),
+    ],
 )
 def test_custom_tool_when_the_model_writes_something_else(arguments: str, text: str) -> None:
     """What isn't the one argument is what it said, and so it is told."""

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from service.engine.text.answer import AnswerParser
+from service.engine.text.call_readers import parse_minimax_m3
 from service.protocol import Chat, Constraint, Job, Turn
 from tests.models.notations import (
     CALLS,
@@ -216,3 +217,13 @@ def test_one_call_ends_the_answer_where_one_is_wanted() -> None:
     heard = hear(answer, listener.tokens(FAMILIES["Granite 3"].write(CALLS)))
 
     assert calls_of(heard) == CALLS[:1]
+
+
+def test_elements_in_elements_are_objects_and_lists() -> None:
+    """MiniMax M3 writes nested arguments as markup; a text is one where the schema says so."""
+    text = "<invoke name=f>-<a>-<x>7-</x>-</a>-<b>-<item>1-</item>-<item>two-</item>-</b>-<c>8-</c>-</invoke>"
+    parameters = {"properties": {"c": {"type": "string"}}}
+    tools = [{"function": {"name": "f", "parameters": parameters}}]
+    (call,) = parse_minimax_m3("]<]minimax[>[" + text.replace("-<", "]<]minimax[>[<"), tools)
+
+    assert call == {"name": "f", "arguments": {"a": {"x": 7}, "b": [1, "two"], "c": "8"}}

@@ -5,10 +5,11 @@ For each family answers are written as its models write them, cut into tokens an
 template of the family can be had, out of a package that carries it, the calls that it writes into a history
 are read, too: what the template takes in is what the model puts out.
 
-    python -m tests.models.notations [--cuts 10000] [--templates FOLDER] [--write]
+    pip download --no-deps --no-binary :all: llama-cpp-python
+    pip download --no-deps mlx-openai-server
+    python -m tests.models.notations llama_cpp_python-*.tar.gz mlx_openai_server-*.whl > notations.md
 
-`--templates` names a folder of `.jinja` files, such as `vendor/llama.cpp/models/templates` in the source
-distribution of llama-cpp-python; `--write` puts the table into `notations.md`.
+No template is kept.
 """
 
 from __future__ import annotations
@@ -38,19 +39,22 @@ from service.engine.text.answer import Answer, AnswerParser
 from service.engine.text.call_format import call_notation
 from service.engine.text.notations import CALLS as NOTATIONS
 from service.protocol import Chat, Constraint, Job, Tool, ToolCall, Turn
+from tests.models.templates import templates
 
 Call = tuple[str, dict[str, Any]]
-TABLE = Path(__file__).with_suffix(".md")
 WEATHER = {
     "type": "object",
     "properties": {
-        "city": {"type": "string", "maxLength": 12},
-        "days": {"type": "integer", "minimum": 1, "maximum": 9},
+        "city": {"type": "string", "maxLength": 12, "description": "Where."},
+        "days": {"type": "integer", "minimum": 1, "maximum": 9, "description": "How many."},
     },
     "required": ["city", "days"],
     "additionalProperties": False,
 }
-CLOCK = {"type": "object", "properties": {"zone": {"type": "string", "maxLength": 5}}}
+CLOCK = {
+    "type": "object",
+    "properties": {"zone": {"type": "string", "maxLength": 5, "description": "In which zone."}},
+}
 TOOLS = (
     Tool("get_weather", "Tells the weather.", json.dumps(WEATHER)),
     Tool("clock", "Tells the time.", json.dumps(CLOCK)),
@@ -78,8 +82,6 @@ class Sample:
         signs: what its chat template holds.
         think: makes the text of thoughts; None: it has none.
         say: makes the text of an answer before calls; None: it says nothing beside them.
-        templates: finds the names of its templates in packages.
-        begins: what its chat template has begun of the answer.
     """
 
     family: str
@@ -89,8 +91,6 @@ class Sample:
     signs: str = ""
     think: Callable[[str], str] | None = None
     say: Callable[[str], str] | None = lambda text: text
-    templates: str = r"(?!)"
-    begins: str = ""
 
 
 def _json(value: Any) -> str:
@@ -161,6 +161,7 @@ _HERMES = _each(
     ),
     "\n",
 )
+_M3 = "]<]minimax[>["
 _QUOTE = '<|"|>'
 _SECTION = ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>")
 _DEEPSEEK = (*_SECTION, "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>")
@@ -180,20 +181,19 @@ _HARMONY = (
 
 SAMPLES = [
     Sample("Qwen 2.5, Qwen 3, Hermes 2 and 3", "hermes", _HERMES, signs="tools <tool_call> <think></think>",
-           think=_THINK, templates=r"Qwen3-0|Qwen2.5-7B|Hermes-[23]|QwQ"),
+           think=_THINK),
     Sample("Qwen 3 Coder, Nemotron 3", "qwen3_coder",
            _each(lambda _, *call: f"<tool_call>\n{_xml(*call)}\n</tool_call>", "\n"),
-           signs="<tool_call>\n<function=", templates="Qwen3-Coder|Nemotron-3"),
+           signs="<tool_call>\n<function="),
     Sample("Llama 3.1 to 3.3", "llama",
            _each(lambda _, name, given: _json({"name": name, "parameters": given}), "; "),
-           ("<|python_tag|>", "<|start_header_id|>"), "tools <|python_tag|> <|start_header_id|>", say=None,
-           templates=r"Llama-3\.[123]"),
+           ("<|python_tag|>", "<|start_header_id|>"), "tools <|python_tag|> <|start_header_id|>", say=None),
     Sample("Llama 3 after its tag", "llama",
            lambda calls: "<|python_tag|>" + "; ".join(_json({"name": n, "parameters": a}) for n, a in calls),
            ("<|python_tag|>", "<|start_header_id|>"), "tools <|python_tag|> <|start_header_id|>"),
     Sample("Llama 3.2 and 4 in Python", "llama", lambda calls: f"[{', '.join(_python(*c) for c in calls)}]",
            ("<|python_start|>", "<|python_end|>", "<|header_start|>"),
-           "tools <|python_start|> <|header_start|>", say=None, templates="Llama-4"),
+           "tools <|python_start|> <|header_start|>", say=None),
     Sample("Llama 4 between its marks", "llama",
            lambda calls: f"<|python_start|>[{', '.join(_python(*c) for c in calls)}]<|python_end|>",
            ("<|python_start|>", "<|python_end|>", "<|header_start|>"),
@@ -203,8 +203,7 @@ SAMPLES = [
                  f"<|constrain|>json<|message|>{_json(given)}<|call|>", "<|start|>assistant"),
            _HARMONY, "<|start|><|channel|><|message|>",
            think=_tagged("<|channel|>analysis<|message|>", "<|end|><|start|>assistant"),
-           say=_tagged("<|channel|>final<|message|>", "<|end|><|start|>assistant"), templates="gpt-oss",
-           begins="<|start|>assistant"),
+           say=_tagged("<|channel|>final<|message|>", "<|end|><|start|>assistant")),
     Sample("gpt-oss, the recipient first", "harmony",
            _each(lambda _, name, given: f" to=functions.{name}<|channel|>commentary json<|message|>"
                  f"{_json(given)}<|call|>", "<|start|>assistant"),
@@ -218,70 +217,86 @@ SAMPLES = [
            ("<|START_ACTION|>", "<|END_ACTION|>", "<|START_THINKING|>", "<|END_THINKING|>",
             "<|START_RESPONSE|>", "<|END_RESPONSE|>"),
            think=_tagged("<|START_THINKING|>", "<|END_THINKING|>"),
-           say=_tagged("<|START_RESPONSE|>", "<|END_RESPONSE|>"), templates="command-r7b"),
+           say=_tagged("<|START_RESPONSE|>", "<|END_RESPONSE|>")),
     Sample("Command R, Command R+", "command_r",
            lambda calls: "Action: ```json\n" + json.dumps(
                [{"tool_name": n, "parameters": a} for n, a in calls], ensure_ascii=False, indent=4) + "```",
-           ("<|CHATBOT_TOKEN|>",), "<|CHATBOT_TOKEN|> Action: tool_name", templates="command-r-plus"),
+           ("<|CHATBOT_TOKEN|>",), "<|CHATBOT_TOKEN|> Action: tool_name"),
     Sample("Granite 3", "granite", lambda calls: f"<|tool_call|>{_listed(calls)}", ("<|tool_call|>",),
            "<|tool_call|> <think> <response>", think=_tagged("<think>", "</think>"),
-           say=_tagged("<response>", "</response>"), templates="granite-3"),
+           say=_tagged("<response>", "</response>")),
     Sample("Phi 4 mini", "phi4_mini", lambda calls: f"<|tool_call|>{_listed(calls)}<|/tool_call|>",
-           ("<|tool_call|>", "<|/tool_call|>"), templates="Phi-4-mini"),
+           ("<|tool_call|>", "<|/tool_call|>")),
     Sample("Seed-OSS", "seed_oss",
            _each(lambda _, *call: f"<seed:tool_call>\n{_xml(*call)}\n</seed:tool_call>", "\n"),
            ("<seed:tool_call>", "</seed:tool_call>", "<seed:think>", "</seed:think>"),
-           think=_tagged("<seed:think>", "</seed:think>"), templates="Seed-OSS"),
+           think=_tagged("<seed:think>", "</seed:think>")),
     Sample("Nemotron Nano 2 and Super 1.5", "nemotron",
            lambda calls: f"<TOOLCALL>{_listed(calls)}</TOOLCALL>",
-           signs="<TOOLCALL></TOOLCALL> <think></think>", think=_THINK, templates="Nemotron-(Nano|Super)"),
+           signs="<TOOLCALL></TOOLCALL> <think></think>", think=_THINK),
     Sample("Jamba, Apriel", "jamba", lambda calls: f"<tool_calls>{_listed(calls)}</tool_calls>",
-           signs="<tool_calls></tool_calls>", templates="Apriel|Jamba"),
+           signs="<tool_calls></tool_calls>"),
     Sample("functionary 3.2", "functionary_v32",
            _each(lambda i, name, given: f"{'>>>' if i else ''}{name}\n{_json(given)}"), signs=">>>all",
-           say=_tagged("all\n", ">>>"), templates=r"functionary.*v3\.2", begins=">>>"),
+           say=_tagged("all\n", ">>>")),
     Sample("functionary 3.1", "functionary_v31",
            _each(lambda _, name, given: f"<function={name}>{_json(given)}</function>"),
-           signs="<function=example_function_name></function>", templates=r"functionary.*v3\.1"),
+           signs="<function=example_function_name></function>"),
     Sample("DeepSeek V3, R1 and its distills", "deepseek_v3",
            lambda calls: _SECTION[0] + "\n".join(
                f"<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{_json(given)}\n```<｜tool▁call▁end｜>"
                for name, given in calls) + _SECTION[1],
-           _DEEPSEEK, "<｜tool▁calls▁begin｜>```json<think></think>", think=_THINK,
-           templates="DeepSeek-R1|deepseek-r1"),
+           _DEEPSEEK, "<｜tool▁calls▁begin｜>```json<think></think>", think=_THINK),
     Sample("DeepSeek V3.1", "deepseek_v31",
            lambda calls: _SECTION[0] + "".join(
                f"<｜tool▁call▁begin｜>{name}<｜tool▁sep｜>{_json(given)}<｜tool▁call▁end｜>"
                for name, given in calls) + _SECTION[1],
-           _DEEPSEEK, "<｜tool▁calls▁begin｜><think></think>", think=_THINK, templates=r"DeepSeek-V3\.1"),
+           _DEEPSEEK, "<｜tool▁calls▁begin｜><think></think>", think=_THINK),
     Sample("DeepSeek V3.2", "deepseek_v32",
            lambda calls: "<｜DSML｜function_calls>\n" + "".join(
                _invoke(*call, mark="｜DSML｜") for call in calls) + "</｜DSML｜function_calls>",
-           ("｜DSML｜",), "｜DSML｜<think></think>", think=_THINK, templates=r"DeepSeek-V3\.2"),
+           ("｜DSML｜",), "｜DSML｜<think></think>", think=_THINK),
+    Sample("DeepSeek V4", "deepseek_v4",
+           lambda calls: "<｜DSML｜tool_calls>\n" + "".join(
+               _invoke(*call, mark="｜DSML｜") for call in calls) + "</｜DSML｜tool_calls>",
+           ("｜DSML｜",), "<｜DSML｜tool_calls><think></think>", think=_THINK),
+    Sample("Apertus", "apertus",
+           lambda calls: f"<|tools_prefix|>{_json([{n: a} for n, a in calls])}<|tools_suffix|>",
+           ("<|tools_prefix|>", "<|tools_suffix|>")),
+    Sample("GigaChat 3", "gigachat",
+           _each(lambda _, name, given: f"<|function_call|>{_json({'name': name, 'arguments': given})}"),
+           ("<|function_call|>", "<|role_sep|>", "<|message_sep|>")),
     Sample("Kimi K2", "kimi_k2",
            lambda calls: _KIMI[0] + "".join(
                f"<|tool_call_begin|>functions.{name}:{i}<|tool_call_argument_begin|>{_json(given)}<|tool_call_end|>"
                for i, (name, given) in enumerate(calls)) + _KIMI[1],
-           _KIMI, "<think></think>", think=_THINK, templates="Kimi-K2"),
+           _KIMI, "<think></think>", think=_THINK),
     Sample("Kimi K3", "kimi_k3",
            lambda calls: "<|open|>tools<|sep|>" + "".join(_xtml(*c) for c in calls) + "<|close|>tools<|sep|>",
            ("<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>"),
            think=_tagged("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
            say=_tagged("<|open|>response<|sep|>", "<|close|>response<|sep|>")),
     Sample("GLM 4.5, 4.6", "glm47", _each(lambda _, *call: _tags(*call), "\n"),
-           signs="<tool_call><arg_key><think></think>", think=_THINK, templates="GLM-4|glm_4"),
+           signs="<tool_call><arg_key><think></think>", think=_THINK),
     Sample("GLM 4.7, Laguna", "glm47", _each(lambda _, name, given: _tags(name, given, line="")),
            signs="<tool_call><arg_key><think></think>", think=_THINK),
     Sample("LongCat", "longcat", _each(lambda _, name, given: _tags(name, given, prefix="longcat_")),
            signs="<longcat_tool_call> <longcat_think></longcat_think>",
-           think=_tagged("<longcat_think>", "</longcat_think>"), templates="Longcat"),
+           think=_tagged("<longcat_think>", "</longcat_think>")),
     Sample("LFM 2", "pythonic",
            lambda calls: f"<|tool_call_start|>[{', '.join(_python(*c) for c in calls)}]<|tool_call_end|>",
-           ("<|tool_call_start|>", "<|tool_call_end|>"), templates="LFM2"),
+           ("<|tool_call_start|>", "<|tool_call_end|>")),
     Sample("MiniMax M2", "minimax_m2",
            lambda calls: "<minimax:tool_call>\n" + "".join(
                _invoke(*c) for c in calls) + "</minimax:tool_call>",
-           signs="<minimax:tool_call><think></think>", think=_THINK, templates="MiniMax-M2"),
+           signs="<minimax:tool_call><think></think>", think=_THINK),
+    Sample("MiniMax M3", "minimax_m3",
+           lambda calls: f"{_M3}<tool_call>\n" + "".join(
+               f'{_M3}<invoke name="{name}">' + "".join(
+                   f"{_M3}<{k}>{v}{_M3}</{k}>" for k, v in given.items()) + f"{_M3}</invoke>\n"
+               for name, given in calls) + f"{_M3}</tool_call>",
+           ("]<]minimax[>[",), "]<]minimax[>[ <tool_call> <mm:think></mm:think>",
+           think=_tagged("<mm:think>", "</mm:think>")),
     Sample("MiniCPM 5", "minicpm5",
            _each(lambda _, name, given: f'<function name="{name}">' + "".join(
                f'<param name="{k}">{v}</param>' for k, v in given.items()) + "</function>"),
@@ -289,17 +304,16 @@ SAMPLES = [
     Sample("Mistral Small 3.2, Devstral, Magistral", "mistral",
            _each(lambda _, name, given: f"[TOOL_CALLS]{name}[ARGS]{_json(given)}"),
            ("[TOOL_CALLS]", "[ARGS]", "[THINK]", "[/THINK]"), "[TOOL_CALLS][ARGS]",
-           think=_tagged("[THINK]", "[/THINK]"), templates=r"Small-3\.2|Devstral|Magistral"),
+           think=_tagged("[THINK]", "[/THINK]")),
     Sample("Mistral with ids of its own", "mistral",
            _each(lambda i, name, given: f"[TOOL_CALLS]{name}[CALL_ID]abcdefgh{i}[ARGS]{_json(given)}"),
            ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"), "[TOOL_CALLS][ARGS]"),
     Sample("Mistral 7B 0.3, Nemo, Small 3.1", "mistral_v3", lambda calls: f"[TOOL_CALLS] {_listed(calls)}",
-           ("[TOOL_CALLS]",), "[TOOL_CALLS]",
-           templates=r"Mistral-Nemo|Mistral-7B-Instruct-v0\.3|Small-3\.1|Small-24B"),
+           ("[TOOL_CALLS]",), "[TOOL_CALLS]"),
     Sample("Gemma 4", "gemma4",
            _each(lambda _, name, given: f"<|tool_call>call:{name}{_gemma(given, _QUOTE)}<tool_call|>"),
            ("<|tool_call>", "<tool_call|>", '<|"|>', "<|channel>", "<channel|>"),
-           think=_tagged("<|channel>thought\n", "<channel|>"), templates="gemma4|gemma-4"),
+           think=_tagged("<|channel>thought\n", "<channel|>")),
     Sample("FunctionGemma", "function_gemma",
            _each(lambda _, name, given: f"<start_function_call>call:{name}{_gemma(given, '<escape>')}"
                  "<end_function_call>"),
@@ -550,19 +564,16 @@ ROUND: list[dict[str, Any]] = [
 _SPECIAL = re.compile(r"""<\|[\w"/]+\|?>|<[\w/]+\|>|\[/?[A-Z_]+\]|<｜[\w▁]+｜>""")
 _TURN_END = re.compile(
     r"<eos>|</s>|<\|(im_end|eot_id|eom_id|eot|end_of_text|END_OF_TURN_TOKEN|end|call|user|observation)\|>|<turn\|>|"
-    r"<｜end▁of▁sentence｜>|<seed:eos>|\[e~\[|<end_of_turn>|<SPECIAL_12>|<\|tool_response>"
+    r"<｜end▁of▁sentence｜>|<seed:eos>|\[e~\[|<end_of_turn>|<SPECIAL_12>|<\|message_sep\|>|<\|tool_response>"
 )
 
 
-def found_in_template(path: Path, sample: Sample) -> str:
-    """Return what comes of the call that a chat template writes, when it is read as an answer."""
-    template = path.read_text("utf-8")
-    special = [*sample.special, *_SPECIAL.findall(template)]
-    tokenizer = tokenizer_of(list(dict.fromkeys(special)), template)
+def found_in_template(template: str) -> tuple[str, str]:
+    """Return the notation that a *template* shows, and what comes of a call that it writes."""
+    marks = [mark for sample in SAMPLES for mark in sample.special if mark in template]
+    tokenizer = tokenizer_of(list(dict.fromkeys(marks + _SPECIAL.findall(template))), template)
     shown = call_notation(tokenizer)
-    if shown is not NOTATIONS[sample.notation]:
-        names = [name for name, each in NOTATIONS.items() if each is shown]
-        return f"**taken for {', '.join(names) or 'none'}**"
+    notation = next((name for name, each in NOTATIONS.items() if each is shown), "")
     found = ""
     for as_text in (False, True):
         turns = json.loads(json.dumps(ROUND))
@@ -574,12 +585,15 @@ def found_in_template(path: Path, sample: Sample) -> str:
         except Exception as error:  # whatever a template raises
             found = found or f"refused: {str(error)[:60]}"
             continue
-        ids = tokenizer.encode(text, add_special_tokens=False)
-        heard = hear(AnswerParser(tokenizer).answer(job()), ids)
+        if "get_weather" not in text:
+            return notation, "writes none"
+        heard = hear(
+            AnswerParser(tokenizer).answer(job()), tokenizer.encode(text, add_special_tokens=False)
+        )
         if calls_of(heard) == [("get_weather", {"city": "Rome", "days": 7})]:
-            return "yes"
-        found = f"**no: {text[:80]!r}**"
-    return found
+            return notation, "yes"
+        found = f"**no**: `{text[:80]!r}`"
+    return notation, found
 
 
 def _answer_in(tokenizer: TokenizerWrapper, turns: list[dict[str, Any]]) -> str:
@@ -606,7 +620,11 @@ def _answer_in(tokenizer: TokenizerWrapper, turns: list[dict[str, Any]]) -> str:
     after, before = rendered(2, is_open=False), rendered(1, is_open=True)
     if not after.startswith(before):
         before = rendered(1, is_open=False)
-    text = after[len(before) :] if after.startswith(before) else after
+    pairs = enumerate(zip(before, after, strict=False))
+    n_alike = next((i for i, (one, other) in pairs if one != other), len(before))
+    if n_alike < len(before):  # what follows may begin like a mark, which is wanted whole
+        n_alike = max(after.rfind(end, 0, n_alike) + 1 for end in ">\n")
+    text = after[n_alike:]
     begun = text[: text.find("get_weather")]
     return begun + _TURN_END.split(text[len(begun) :])[0]
 
@@ -615,24 +633,16 @@ def main() -> None:
     """Print the table."""
     arguments = argparse.ArgumentParser(prog="python -m tests.models.notations")
     arguments.add_argument("--cuts", type=int, default=10_000, help="Answers to cut, per family.")
-    arguments.add_argument("--templates", type=Path, help="Folder of chat templates.")
-    arguments.add_argument("--write", action="store_true", help=f"Write {TABLE.name}.")
+    arguments.add_argument("archives", type=Path, nargs="*", help="Packages with chat templates.")
     asked = arguments.parse_args()
-    lines = []
-    for line in table(
-        asked.cuts, sorted(asked.templates.rglob("*.jinja")) if asked.templates else []
-    ):
+    for line in table(asked.cuts, asked.archives):
         print(line, flush=True)
-        lines.append(line)
-    if asked.write:
-        TABLE.write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def table(n_cuts: int, files: Sequence[Path]) -> Iterator[str]:
-    """Yield the lines of the table; those of a family when they are known."""
-    packages = ", ".join(
-        f"{name} {version(name)}" for name in ("mlx-lm", "llguidance", "transformers")
-    )
+def table(n_cuts: int, archives: Sequence[Path]) -> Iterator[str]:
+    """Yield the lines of the tables, each when it is known."""
+    names = ("mlx-lm", "llguidance", "transformers")
+    packages = ", ".join(f"{name} {version(name)}" for name in names)
     yield f"# Notations\n\nMade by `python -m tests.models.notations` with {packages}.\n"
     columns = [
         "family", "notation", "one call", "streamed", "several", "thoughts", "forced call",
@@ -641,15 +651,15 @@ def table(n_cuts: int, files: Sequence[Path]) -> Iterator[str]:
     yield f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
     for sample in SAMPLES:
         yield f"| {sample.family} | {' | '.join(findings(sample, n_cuts).values())} |"
-    if not files:
+    if not archives:
         return
     yield "\n## Chat templates\n"
-    yield "The call that a template writes into a history, read as if it were an answer.\n"
+    yield "The call that a template writes into a history, read as if it were an answer; templates of"
+    yield ", ".join(f"`{each.name}`" for each in archives) + ".\n"
     yield "| template | notation | call read |\n|---|---|---|"
-    for path in files:
-        samples = [each for each in SAMPLES if re.search(each.templates, path.name)]
-        for sample in samples[:1]:
-            yield f"| {path.stem} | {sample.notation} | {found_in_template(path, sample)} |"
+    for archive in archives:
+        for name, template in templates(archive):
+            yield f"| {name} | {' | '.join(found_in_template(template))} |"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 Tools = list[dict[str, Any]]
@@ -21,7 +21,9 @@ ParseCalls = Callable[[str, Tools], Any]
 # Control characters in texts are forgiven: models write line breaks as they are.
 _DECODER = json.JSONDecoder(strict=False)
 # What may stand between calls, around them and behind the last one.
-_BETWEEN = re.compile(r"(?:<\|python_tag\|>|<\|python_start\|>|\[TOOL_CALLS\]|[\s\[\],;`])*")
+_BETWEEN = re.compile(
+    r"(?:<\|python_tag\|>|<\|python_start\|>|<\|function_call\|>|\[TOOL_CALLS\]|[\s\[\],;`])*"
+)
 # The members of a call in JSON, up to its arguments.
 _HEAD_IN_JSON = re.compile(
     r"""\{\s*(?:"(?:id|type|tool_call_id)"\s*:\s*"[^"]*"\s*,\s*)*"""
@@ -88,6 +90,25 @@ class JsonCalls:
     def _step(self, text: str, at: int) -> tuple[ReadCall, int]:
         found, end = _DECODER.raw_decode(text, at)
         return _from_json(found), end
+
+
+class KeyedCalls(JsonCalls):
+    """Calls as JSON objects whose only key is the name, and its value the arguments."""
+
+    def cut(self, text: str, _: Tools, /) -> Reading:
+        """Return the calls in *text*."""
+        calls, end = _read_all(self._step, text)
+        head = re.compile(r'\{\s*(?P<name>"(?:[^"\\]|\\.)*")\s*:\s*').match(text, end)
+        if head is None:
+            return Reading(calls, None)
+        return Reading(calls, ReadCall(json.loads(head["name"]), _begun(text[head.end() :])))
+
+    def _step(self, text: str, at: int) -> tuple[ReadCall, int]:
+        found, end = _DECODER.raw_decode(text, at)
+        if not isinstance(found, dict) or len(found) != 1:
+            raise ValueError("no call")
+        ((name, arguments),) = found.items()
+        return ReadCall(name, arguments), end
 
 
 @dataclass(frozen=True)
@@ -213,6 +234,62 @@ def parse_dsml(text: str, _: Tools) -> list[dict[str, Any]]:
     ]
     if not calls:
         raise ValueError("no call")
+    return calls
+
+
+_M3_TAG = re.compile(r"\]<\]minimax\[>\[<(?P<end>/?)(?P<tag>[^<>]+)>")
+
+
+@dataclass
+class _Element:
+    """An element of MiniMax M3's markup: what it is called, and what is in it."""
+
+    tag: str
+    text: str = ""
+    inner: list[_Element] = field(default_factory=list)
+
+    def value(self, schema: Any) -> Any:
+        """Return what it says: a list, an object, a text where *schema* wants one, or JSON."""
+        schema = schema if isinstance(schema, dict) else {}
+        if self.inner and all(each.tag == "item" for each in self.inner):
+            return [each.value(schema.get("items")) for each in self.inner]
+        if self.inner:
+            known = schema.get("properties") or {}
+            return {each.tag: each.value(known.get(each.tag)) for each in self.inner}
+        if schema.get("type") == "string":
+            return self.text
+        try:
+            return _DECODER.decode(self.text)
+        except ValueError:
+            return self.text
+
+
+def parse_minimax_m3(text: str, tools: Tools) -> list[dict[str, Any]]:
+    """
+    Return the calls of MiniMax M3: elements, before each tag of which stands the same token.
+
+    Raises:
+        ValueError: there are none, or an element doesn't end.
+    """
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
+    open_ones = [_Element("")]
+    at = 0
+    for mark in _M3_TAG.finditer(text):
+        open_ones[-1].text += text[at : mark.start()]
+        at = mark.end()
+        if mark["end"]:
+            open_ones.pop()
+        else:
+            element = _Element(mark["tag"])
+            open_ones[-1].inner.append(element)
+            open_ones.append(element)
+    if len(open_ones) != 1 or not open_ones[0].inner:
+        raise ValueError("no call")
+    calls = []
+    for each in open_ones[0].inner:
+        name = each.tag.removeprefix("invoke name=").strip("\"'")
+        arguments = each.value(schemas.get(name)) if each.inner else {}
+        calls.append({"name": name, "arguments": arguments})
     return calls
 
 

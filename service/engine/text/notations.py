@@ -32,10 +32,12 @@ from service.engine.text.call_readers import (
     CallReader,
     EitherCalls,
     JsonCalls,
+    KeyedCalls,
     NamedCalls,
     ParsedCalls,
     Tools,
     parse_dsml,
+    parse_minimax_m3,
 )
 
 
@@ -216,6 +218,7 @@ def _parse_function_gemma(text: str, tools: Tools) -> Any:
 
 _PYTHON_HEAD = re.compile(r"(?:^|[\[,])\s*(?P<name>[A-Za-z_][\w.]*)\(")
 _XML_HEAD = re.compile(r"<function=\s*(?P<name>[^<>\s]+)\s*>")
+_DSML = ParsedCalls(parse_dsml, re.compile(r'<｜DSML｜invoke name="(?P<name>[^"]+)">'))
 _JSON_LIST = CallFrame(('{"name": ',), (', "arguments": ',), ("}",), (", ",))
 
 
@@ -289,7 +292,7 @@ CALLS: dict[str, CallNotation] = {
     "command_r": CallNotation(
         JsonCalls(),
         (("Action:", "tool_name", "<|CHATBOT_TOKEN|>"),),
-        ("Action: ```json", "Action:```json"),
+        ("Action: ```json", "Action:```json", "Action:\n```json"),
         frame=CallFrame(
             ('{\n        "tool_name": ',),
             (',\n        "parameters": ',),
@@ -299,8 +302,14 @@ CALLS: dict[str, CallNotation] = {
             ("\n]```",),
         ),
     ),
+    "deepseek_v4": CallNotation(
+        _DSML,
+        (("｜DSML｜", "tool_calls>"),),
+        ("<｜DSML｜tool_calls>",),
+        "</｜DSML｜tool_calls>",
+    ),
     "deepseek_v32": CallNotation(
-        ParsedCalls(parse_dsml, re.compile(r'<｜DSML｜invoke name="(?P<name>[^"]+)">')),
+        _DSML,
         (("｜DSML｜",),),
         ("<｜DSML｜function_calls>",),
         "</｜DSML｜function_calls>",
@@ -374,6 +383,15 @@ CALLS: dict[str, CallNotation] = {
         (("<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>"),),
         (kimi_k3.tool_call_start,),
         kimi_k3.tool_call_end,
+    ),
+    "minimax_m3": CallNotation(
+        ParsedCalls(
+            parse_minimax_m3,
+            re.compile(r"""\]<\]minimax\[>\[<invoke name=["']?(?P<name>[^"'>]+)["']?>"""),
+        ),
+        (("]<]minimax[>[", "<tool_call>"),),
+        ("]<]minimax[>[<tool_call>",),
+        "]<]minimax[>[</tool_call>",
     ),
     "minimax_m2": CallNotation(
         ParsedCalls(
@@ -480,6 +498,21 @@ CALLS: dict[str, CallNotation] = {
         "</tool_calls>",
         _listed("<tool_calls>", ("</tool_calls>",)),
     ),
+    "apertus": CallNotation(
+        KeyedCalls(),
+        (("<|tools_prefix|>",),),
+        ("<|tools_prefix|>",),
+        "<|tools_suffix|>",
+        CallFrame(
+            ("{",), (": ",), ("}",), (", ",), ("<|tools_prefix|>", "["), ("]", "<|tools_suffix|>")
+        ),
+    ),
+    "gigachat": CallNotation(
+        JsonCalls(),
+        (("<|function_call|>",),),
+        ("<|function_call|>",),
+        frame=CallFrame(('{"name": ',), (', "arguments": ',), ("}",), None, ("<|function_call|>",)),
+    ),
     "phi4_mini": CallNotation(
         JsonCalls(),
         (("<|tool_call|>", "<|/tool_call|>"),),
@@ -557,6 +590,9 @@ THOUGHTS: dict[str, ThoughtNotation] = {
     ),
     "longcat": ThoughtNotation(
         ("<longcat_think>",), ("</longcat_think>",), (("<longcat_think>", "</longcat_think>"),)
+    ),
+    "minimax_m3": ThoughtNotation(
+        ("<mm:think>",), ("</mm:think>",), (("<mm:think>", "</mm:think>"),)
     ),
     "think_start": ThoughtNotation(
         ("<|think:start|>",), ("<|think:end|>",), (("<|think:start|>", "<|think:end|>"),)
