@@ -25,7 +25,8 @@ TOOL_PARSERS = (
     "harmony", "cohere", "command_r", "deepseek_v4", "deepseek_v32", "deepseek_v3", "deepseek_v31",
     "kimi_k2", "kimi_k3", "minimax_m3", "minimax_m2", "gemma4", "function_gemma", "longcat", "glm47",
     "pythonic", "seed_oss", "qwen3_coder", "minicpm5", "mistral", "mistral_v3", "muse_spark", "nemotron",
-    "jamba", "apertus", "gigachat", "phi4_mini", "granite", "functionary_v32", "functionary_v31", "hermes", "llama",
+    "jamba", "apertus", "gigachat", "phi4_mini", "granite", "functionary_v32", "functionary_v31",
+    "hermes", "llama",
 )  # fmt: skip
 REASONING_PARSERS = (
     "seed_oss", "mistral", "cohere", "gemma4", "kimi_k3", "granite", "longcat", "minimax_m3",
