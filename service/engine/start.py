@@ -12,7 +12,7 @@ from service.catalog.card import UnfitModel
 from service.engine.cache.memory_plan import MemoryPlan, plan
 from service.engine.constrain.prover import Prover
 from service.engine.decoding.draft_model import load_draft
-from service.engine.model.load import LoadedModel
+from service.engine.model.load import LoadedModel, check_logits
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.prepare import Preparer
 from service.engine.scheduler.scheduler import Batching, Scheduler
@@ -75,8 +75,7 @@ def start(
 
 def _started(loaded: LoadedModel, order: Load, on_fault: Callable[[str], None]) -> Started:
     logits = loaded.model(mx.array([[0]]))
-    if not mx.isfinite(logits).all().item():
-        raise UnfitModel("it computes no finite numbers; its weights are damaged")
+    check_logits(logits)
     loaded = replace(loaded, card=formats(loaded.tokenizer).confirmed(loaded.card))
     draft = load_draft(order, loaded, logits.shape[-1])
     loaded, memory = plan(loaded, order, draft.n_bytes if draft else None, on_fault)

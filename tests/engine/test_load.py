@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from service.catalog.card import EMBEDDED_FOLDER, EMBEDDED_ID, UnfitModel
 from service.engine.model.load import (
     LoadedModel,
+    check_logits,
     check_weights,
     class_defaults,
     load,
@@ -370,3 +371,17 @@ def test_ends_of_the_generation_config_are_the_tokenizers(tmp_path: Path) -> Non
     (folder / "generation_config.json").write_text('{"eos_token_id": [1, 5, 6]}')
 
     assert {1, 5, 6} <= load(order(folder)).tokenizer.eos_token_ids
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_that_are_no_numbers_are_refused(value: float) -> None:
+    """One is enough."""
+    with pytest.raises(UnfitModel, match="no finite numbers"):
+        check_logits(mx.array([[[0.0, value, 1.0]]]))
+
+
+def test_logits_of_tokens_that_are_none_may_be_minus_infinity() -> None:
+    """As Phi-3 small has them, unless there is no other token."""
+    check_logits(mx.array([[[0.0, -math.inf, 1.0]]]))
+    with pytest.raises(UnfitModel):
+        check_logits(mx.array([[[-math.inf, -math.inf]]]))

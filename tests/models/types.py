@@ -58,7 +58,8 @@ COMMON: dict[str, Any] = {
     **dict.fromkeys(("attention_window_size", "loop_window_size"), WINDOW),
     **dict.fromkeys(("sliding_window_pattern", "full_attention_interval"), 2),
     "layer_group_size": 2,
-    **dict.fromkeys(("rotary_dim",), 16),
+    "rotary_dim": 16,
+    "rope_theta": 10000.0,
     **dict.fromkeys(("mamba_d_state", "ssm_state_size", "state_size"), 16),
     **dict.fromkeys(("mamba_d_conv", "conv_kernel", "short_conv_kernel_size"), 4),
     **dict.fromkeys(("linear_conv_kernel_dim", "conv1d_width"), 4),
@@ -74,7 +75,7 @@ COMMON: dict[str, Any] = {
     **dict.fromkeys(("a_low_rank_dim", "v_low_rank_dim"), 16),
     **dict.fromkeys(("gate_low_rank_dim", "decay_low_rank_dim"), 16),
     "index_n_heads": 2,
-    **dict.fromkeys(("conv_L_cache",), 3),
+    "conv_L_cache": 3,
 }
 
 REQUIRED: dict[str, Any] = {
@@ -259,7 +260,11 @@ OWN: dict[str, dict[str, Any]] = {
             {"attention": {"replace_with_linear": True}, "ffn": {"replace_with_linear": True}},
         ]
     },
-    "nemotron_h": {"hybrid_override_pattern": ["M", "*", "-", "M", "E"]},
+    "nemotron_h": {
+        "hybrid_override_pattern": ["M", "*", "-", "M", "E"],
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 1.0,
+    },
     "olmo3": {"layer_types": WINDOWS},
     "olmo_hybrid": _DELTA_NETS | {"linear_allow_neg_eigval": True},
     "openelm": {
@@ -271,9 +276,7 @@ OWN: dict[str, dict[str, Any]] = {
     "phi3small": {
         "dense_attention_every_n_layers": 2,
         "gegelu_limit": 20.0,
-        "blocksparse_block_size": 8,
-        "blocksparse_num_local_blocks": 2,
-        "blocksparse_vert_stride": 2,
+        "vocab_size": 100352,  # tokens that are none are masked by their numbers
     },
     "phimoe": {
         "rope_scaling": {
@@ -297,6 +300,9 @@ OWN: dict[str, dict[str, Any]] = {
     },
 }
 
+AT_TOP = {"muse_spark": {"audio_config": {"out_hidden_size": 64}}}
+"""What transformers wants to see beside a text model that it checks as a part of another."""
+
 WRAPPED = {
     "gemma3": "gemma3_text",
     "gemma4": "gemma4_text",
@@ -309,6 +315,16 @@ WRAPPED = {
     "kimi_k25": "deepseek_v3",
 }
 """Types that hold a text model of another type under `text_config`."""
+
+FAULTS = {
+    "bitnet": "MLX: its kernel is written for Metal alone",
+    "muse_spark": "MLX: its kernel is written for Metal alone",
+    "olmo": "mlx-lm: it asks for a package that asks for PyTorch",
+    "phi3small": "mlx-lm: what its model computes depends on how a prompt is cut into pieces",
+    "plamo3": "mlx-lm: the mask of its windows lets them see a token that their caches forget",
+    "prism_hadamard_qwen35": "this table: its packed weights can't be made up here",
+}
+"""Whose fault it is that a type is not right, as far as it was sought."""
 
 _TEXT_CLASSES = ("TextArgs", "TextConfig", "TextModelArgs")
 
@@ -345,11 +361,13 @@ def config_of(model_type: str, n_tokens: int) -> dict[str, Any]:
     at_top = own
     outer = _fields(module.ModelArgs)
     text = next((getattr(module, name) for name in _TEXT_CLASSES if hasattr(module, name)), None)
-    if module_name in WRAPPED:
+    if module_name == "qwen3_5_moe":  # the text model of another module, by the same section
+        known["text_config"] = config_of("qwen3_5", n_tokens)["text_config"]
+    elif module_name in WRAPPED:
         known["text_config"] = config_of(WRAPPED[module_name], n_tokens)
     elif "text_config" in outer and text is not None:
         known["text_config"] = _filled(_fields(text), known) | own
-        at_top = {}
+        at_top = AT_TOP.get(module_name, {})
     return _filled(outer, known) | {"model_type": known["model_type"]} | at_top
 
 

@@ -12,7 +12,7 @@ import msgspec
 from service.catalog.card import UnfitModel
 from service.engine.cache.kv import FullCaches, extend, keep_rows, merge, trim_each, trimmable_below
 from service.engine.cache.prefix_cache import Cache
-from service.engine.model.load import LoadedModel, load, locate
+from service.engine.model.load import LoadedModel, check_logits, load, locate
 from service.protocol import Load
 
 _log = logging.getLogger(__name__)
@@ -73,8 +73,7 @@ class DraftModel:
         if trimmable_below(self.caches.make()) < math.inf:
             raise UnfitModel("it keeps a state, out of which no token can be taken back")
         logits = model(mx.array([[0]]))
-        if not mx.isfinite(logits).all().item():
-            raise UnfitModel("it computes no finite numbers; its weights are damaged")
+        check_logits(logits)
         self._n_own_logits = logits.shape[-1]
         self._try()
 

@@ -274,11 +274,22 @@ def check_numbers(model: nn.Module) -> None:
             raise UnfitModel(f"its weights are damaged: {name} holds what is no number (NaN)")
 
 
+def check_logits(logits: mx.array) -> None:
+    """
+    See that a model has computed numbers; some types give tokens that are none minus infinity.
+
+    Raises:
+        UnfitModel: *logits* hold something else.
+    """
+    if mx.isnan(logits).any().item() or not mx.isfinite(logits.max(axis=-1)).all().item():
+        raise UnfitModel("it computes no finite numbers; its weights are damaged")
+
+
 def _model(folder: Path, *, is_trusted: bool) -> tuple[nn.Module, Any]:
     """Return the model in *folder*, and the tokens that its files say end an answer."""
     try:
         model, config = load_model(folder, trust_remote_code=is_trusted)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # olmo's module exits where a package is missing
         _log.exception("the model cannot be loaded")
         unknown = _UNKNOWN_TYPE.search(str(error))
         if unknown:
