@@ -15,6 +15,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
+_LOOP_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
 
 class LineFormatter(logging.Formatter):
     """The one log format, with the request's id at the end of the message."""
@@ -93,7 +95,12 @@ class Metrics:
         self.loop_lag_s = Histogram(
             "tier3a_event_loop_lag_seconds", "How late the event loop turned, looked at regularly.",
             registry=self.registry,
-            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            buckets=_LOOP_BUCKETS_S,
+        )  # fmt: skip
+        self.loop_busy_s = Histogram(
+            "tier3a_event_loop_busy_seconds",
+            "Processor time of the event loop between two looks, some 20 ms apart.",
+            registry=self.registry, buckets=_LOOP_BUCKETS_S,
         )  # fmt: skip
 
     def exposition(self) -> bytes:

@@ -74,10 +74,10 @@ def test_load_that_takes_too_long(tmp_path: Path) -> None:
 
 def test_warm_up_that_hangs(tmp_path: Path) -> None:
     """It is killed when its patience is over; the next life begins."""
-    with faulty(tmp_path, "hung-warm-up", STALL_TIMEOUT="1") as server:
+    with faulty(tmp_path, "hung-warm-up", STALL_TIMEOUT="2") as server:
         server.wait_until("/health", 200)
         first = server.engine_pid()
-        server.wait_until("/health", 503, deadline_s=15)
+        server.wait_until("/health", 503, deadline_s=30)
 
         assert "made no progress" in server.log_text()
         end_s = time.monotonic() + 5
@@ -88,7 +88,7 @@ def test_warm_up_that_hangs(tmp_path: Path) -> None:
 
 def test_prompt_that_hangs_while_others_are_served(tmp_path: Path) -> None:
     """Its client leaves and comes again; the engine is found out in its time all the same."""
-    stall_s = 2
+    stall_s = 3
     with faulty(tmp_path, "hung-prompt", STALL_TIMEOUT=str(stall_s)) as server:
         server.wait_until("/readyz", 200)
         first = server.engine_pid()
@@ -98,12 +98,12 @@ def test_prompt_that_hangs_while_others_are_served(tmp_path: Path) -> None:
             with pytest.raises(httpx.HTTPError):
                 httpx.post(server.url + CHAT, json=chat(MARK), timeout=0.3).raise_for_status()
             seen_not_ready |= httpx.get(server.url + "/readyz").status_code == 503
-            assert time.monotonic() - began_s < stall_s + 5
+            assert time.monotonic() - began_s < stall_s + 15
         dead_s = time.monotonic() - began_s
         server.wait_until("/readyz", 200)
 
         assert seen_not_ready
-        assert stall_s <= dead_s <= stall_s + 1.5
+        assert stall_s - 0.5 <= dead_s <= stall_s + 4  # on an idle machine a second
         assert 200 == httpx.post(server.url + CHAT, json=chat(), timeout=20).status_code
 
 
@@ -142,7 +142,7 @@ def test_step_that_breaks_in_the_middle(tmp_path: Path) -> None:
 
 def test_clock_that_jumps(tmp_path: Path) -> None:
     """Nothing here goes by the time of day: an hour back and forth ends nothing."""
-    with faulty(tmp_path, "clock", STALL_TIMEOUT="2", QUEUE_TIMEOUT="5") as server:
+    with faulty(tmp_path, "clock", STALL_TIMEOUT="5", QUEUE_TIMEOUT="20") as server:
         server.wait_until("/readyz", 200)
         engine = server.engine_pid()
         with ThreadPoolExecutor(12) as pool:
@@ -159,7 +159,7 @@ def test_clock_that_jumps(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", ["uvicorn", "gunicorn"])
 def test_engine_that_is_stopped_while_idle(way: str, tmp_path: Path) -> None:
     """Not ready first, then not healthy, then killed and replaced."""
-    with running(tmp_path / "log", WAYS[way], STALL_TIMEOUT="2") as server:
+    with running(tmp_path / "log", WAYS[way], STALL_TIMEOUT="4") as server:
         server.wait_until("/readyz", 200)
         first = server.engine_pid()
         began_s = time.monotonic()
@@ -172,7 +172,7 @@ def test_engine_that_is_stopped_while_idle(way: str, tmp_path: Path) -> None:
 
         assert "made no progress" in doubted["reason"]
         assert 200 == healthy
-        assert 2 <= dead_s <= 3
+        assert 3.5 <= dead_s <= 8  # on an idle machine within a second of the four
         assert first != server.engine_pid()
 
 

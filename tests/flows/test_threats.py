@@ -26,7 +26,9 @@ CHAT = "/v1/chat/completions"
 USER = {"role": "user", "content": "Hello"}
 HELLO: dict[str, Any] = {"model": "gemma", "messages": [USER], "max_tokens": 1}
 WAYS = {"uvicorn": UVICORN, "gunicorn": GUNICORN}
-MAX_LAG_S = 0.25  # a shared machine; by itself it is a fifth of that
+MAX_BUSY_S = (
+    0.25  # a shared machine; by itself it is a fifth of that, and the time between two looks
+)
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -115,6 +117,7 @@ ROWS: list[tuple[int, str, bytes, set[int], str | None]] = [
      "invalid_http_request"),
     (6, "no length", head("Content-Length: x") + b"12345", {400}, "invalid_http_request"),
     (7, "rebound host", posted(HELLO).replace(b"localhost", b"evil.example"), {403}, "host_not_allowed"),
+    (8, "no host", b"GET /health HTTP/1.1\r\n\r\n", {400}, None),
     (9, "foreign origin", posted(HELLO, Origin="http://evil.example"), {403}, "origin_not_allowed"),
     (9, "null origin", posted(HELLO, Origin="null"), {403}, "origin_not_allowed"),
     (10, "preflight", head("Origin: http://evil.example", "Access-Control-Request-Method: POST",
@@ -205,10 +208,10 @@ def test_row(live: LiveServer, data: bytes, statuses: set[int], code: str | None
 
 
 def slow_turns(server: LiveServer) -> int:
-    """Return how often the event loop was later than it may be."""
+    """Return how often the event loop was busy for longer than it may be, whatever else the machine does."""
     page = httpx.get(server.url + "/metrics", timeout=20).text
-    name = "tier3a_event_loop_lag_seconds"
-    return round(total(page, f"{name}_count") - total(page, f'{name}_bucket{{le="{MAX_LAG_S}"}}'))
+    name = "tier3a_event_loop_busy_seconds"
+    return round(total(page, f"{name}_count") - total(page, f'{name}_bucket{{le="{MAX_BUSY_S}"}}'))
 
 
 def metric(server: LiveServer, name: str) -> float:
