@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper, load
 
+from service.engine.text import abilities
 from service.engine.text.chat_template import ChatTemplate, LostTurn
 from service.protocol import Chat, Tool, ToolCall, Turn
 from tests import thinking_model
@@ -229,6 +230,17 @@ def test_chat_that_is_refused_anyway_says_nothing_of_the_system(templates: Templ
 
     assert template.abilities().system
     assert template.render(Chat((RULE, ASK))).text.startswith("<system>")
+
+
+def test_template_that_takes_its_time_is_not_asked_for_long(
+    templates: Templates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What wasn't found out is taken for what it can't do, and chats reach it all the same."""
+    monkeypatch.setattr(abilities, "PROBE_S", -1.0)
+    template = templates(THINKING)
+
+    assert not template.abilities().system
+    assert "Rule one" in template.render(Chat((RULE, ASK))).text
 
 
 def test_template_that_shows_nothing_is_refused(templates: Templates) -> None:

@@ -9,6 +9,7 @@ each shows it: a word in a message is in the prompt, or it is not.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -107,6 +108,10 @@ class Abilities:
 
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 
+PROBE_S = (
+    2.0  # taste: of the processor, twenty times what real templates take; beyond, no more is asked
+)
+
 Render = Callable[[Sequence[Turn], Abilities], str]
 
 # Words that no template has by itself, and none of which is in another.
@@ -138,6 +143,7 @@ def probe(render: Render, *, with_tool: bool = False) -> Abilities:
 class _Probe:
     def __init__(self, render: Render) -> None:
         self._render = render
+        self._due_s = time.thread_time() + PROBE_S
 
     def abilities(self, *, with_tool: bool) -> Abilities:
         found = self._tools(with_tool=with_tool)
@@ -232,7 +238,9 @@ class _Probe:
         return all(word in text for turn in turns for word in _words(turn))
 
     def _rendered(self, abilities: Abilities, *turns: Turn) -> str:
-        """Return the prompt of *turns*; empty where the template refuses them."""
+        """Return the prompt of *turns*; empty where the template refuses them, or took too long before."""
+        if time.thread_time() > self._due_s:
+            return ""
         try:
             return self._render(turns, abilities)
         except REFUSALS:
