@@ -7,6 +7,9 @@ import random
 
 import pytest
 
+from service.engine.constrain.compile import GrammarCompiler
+from service.engine.constrain.token_mask import allowed_tokens
+from service.engine.model.vocabulary import Vocabulary
 from service.engine.text.answer import AnswerParser
 from service.engine.text.call_readers import parse_minimax_m3
 from service.protocol import Chat, Constraint, Job, Turn
@@ -15,6 +18,7 @@ from tests.models.notations import (
     SAMPLES,
     TEXT,
     THOUGHTS,
+    TOOLS,
     Listener,
     Sample,
     calls_of,
@@ -227,3 +231,20 @@ def test_elements_in_elements_are_objects_and_lists() -> None:
     (call,) = parse_minimax_m3("]<]minimax[>[" + text.replace("-<", "]<]minimax[>[<"), tools)
 
     assert call == {"name": "f", "arguments": {"a": {"x": 7}, "b": [1, "two"], "c": "8"}}
+
+
+@pytest.mark.parametrize("thinking", [None, False])
+def test_thoughts_before_a_demanded_call(thinking: bool | None) -> None:
+    """A notation that has thoughts of its own lets them come first, unless they are unwanted."""
+    sample = FAMILIES["gpt-oss"]
+    tokenizer = tokenizer_of(sample.special, sample.signs)
+    vocabulary = Vocabulary(tokenizer, len(tokenizer))
+    prompt = Chat((Turn("user", "Hi"),), TOOLS, thinking=thinking)
+    asked = Job(prompt=prompt, must_call=("clock",), parallel_tool_calls=False)
+    mask = GrammarCompiler(tokenizer, vocabulary).token_mask(asked, is_thinking=False)
+    assert mask is not None
+    (channel,) = tokenizer.encode("<|channel|>")
+    mask.advance(channel)
+    allowed = allowed_tokens([mask], vocabulary.n_logits)[0].nonzero()[0]
+
+    assert {"c"} | ({"a"} if thinking is None else set()) == set(map(tokenizer.decode, allowed))

@@ -96,8 +96,7 @@ class GrammarCompiler:
         matcher = compiled.deep_copy()
         if matcher.is_error():
             raise UnfitGrammar(form, _in_short(matcher.get_error()))
-        may_think = isinstance(job.prompt, Chat) and job.prompt.thinking is not False
-        if not self._thoughts_ends or not (is_thinking or may_think):
+        if not self._thoughts_ends or not (is_thinking or form.may_think):
             return GrammarMask(matcher)
         if not is_thinking and self._thoughts_start is None:
             return GrammarMask(matcher)
@@ -159,7 +158,10 @@ class GrammarCompiler:
 
 def _form(job: Job) -> AnswerForm:
     tools = job.prompt.tools if isinstance(job.prompt, Chat) else ()
-    return AnswerForm(tools, job.must_call, job.parallel_tool_calls, job.constraint)
+    may_think = isinstance(job.prompt, Chat) and job.prompt.thinking is not False
+    return AnswerForm(
+        tools, job.must_call, job.parallel_tool_calls, job.constraint, may_think=may_think
+    )
 
 
 def _has_empty_terminal(lark: str, ll_tokenizer: LLTokenizer) -> bool:

@@ -39,12 +39,14 @@ class AnswerForm(NamedTuple):
         must_call: names of the tools of which one must be called; empty: none need be.
         is_parallel: several may be called at once.
         constraint: what the answer must be where it calls nothing; None: it is free.
+        may_think: thoughts may come first, where a notation has them among all that it writes.
     """
 
     tools: tuple[Tool, ...]
     must_call: tuple[str, ...]
     is_parallel: bool
     constraint: Constraint | None
+    may_think: bool = True
 
     @property
     def param(self) -> str:
@@ -85,27 +87,29 @@ class GrammarBuilder:
             calls = self._calls(tools, form.is_parallel)
             if not self._frame.thoughts:
                 return _whole(calls)
-            return _whole(self._start(self._frame, "@calls"), calls=calls)
+            return _whole(self._start(self._frame, "@calls", form), calls=calls)
         if not tools:
-            return self._toolless(constraint) if constraint else None
+            return self._toolless(constraint, form) if constraint else None
         calls = self._calls(tools, form.is_parallel)
         if constraint:
             lead = self._terms(self._frame.lead)
-            either = self._start(self._frame, f"(@calls | {lead} @answer)")
+            either = self._start(self._frame, f"(@calls | {lead} @answer)", form)
             return _whole(either, calls=calls, answer=_answer(constraint))
         if self._holds_free_calls and any(tool.strict for tool in tools):
             return _whole(_lark(f"start: TEXT (@calls TEXT)?\n{_TERMS[-1]}"), calls=calls)
         return None
 
-    def _toolless(self, constraint: Constraint) -> str:
+    def _toolless(self, constraint: Constraint, form: AnswerForm) -> str:
         frame, answer = self._toolless_frame, _answer(constraint)
-        if not (frame.lead or frame.thoughts):
+        if not frame.lead:
             return _whole(answer)
-        return _whole(self._start(frame, f"{self._terms(frame.lead)} @answer"), answer=answer)
+        start = self._start(frame, f"{self._terms(frame.lead)} @answer", form)
+        return _whole(start, answer=answer)
 
-    def _start(self, frame: CallFrame, answer: str) -> Grammar:
+    def _start(self, frame: CallFrame, answer: str, form: AnswerForm) -> Grammar:
         """Return a grammar of the term *answer*, and before it what its *frame* lets come first."""
-        thoughts = f"({self._terms(frame.thoughts)})? " if frame.thoughts else ""
+        may_think = frame.thoughts and form.may_think
+        thoughts = f"({self._terms(frame.thoughts)})? " if may_think else ""
         return _lark("\n".join([f"start: {thoughts}{answer}", *_TERMS]))
 
     def _calls(self, tools: Sequence[Tool], is_parallel: bool) -> Grammar:
