@@ -12,7 +12,7 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,41 +116,77 @@ class _Bundle:
     """
     The schemas that a document needs, each part that is referred to as a component of its own.
 
-    Generators of clients can't follow a reference into a component, nor one that has constraints beside it.
+    Generators of clients can't follow a reference into a component, one that has constraints beside it,
+    one to a component that comes later, or one to what can also be null.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, document: Any) -> None:
         self.components: dict[str, Any] = {}
-        self._places: dict[str, tuple[str, str]] = {}
+        self._begun: dict[str, tuple[str, str]] = {}
+        self._parts = {place for ref in _references(document) if (place := _place(ref, ""))}
+        for name, schema in schemas().items():
+            self._parts |= {place for ref in _references(schema) if (place := _place(ref, name))}
 
-    def localized(self, node: Any, owner: str) -> Any:
-        """Return *node*, a part of the schema *owner* or the document itself, that refers to components."""
+    def localized(self, node: Any, owner: str, pointer: str = "") -> Any:
+        """Return *node*, at *pointer* in the schema *owner* or in the document, that refers to components."""
         if isinstance(node, list):
-            return [self.localized(item, owner) for item in node]
+            return [self.localized(one, owner, f"{pointer}/{i}") for i, one in enumerate(node)]
         if not isinstance(node, dict):
             return node
-        found = {key: self.localized(value, owner) for key, value in node.items() if key != "$ref"}
+        found = {
+            key: self._nested(value, owner, f"{pointer}/{key}")
+            for key, value in node.items()
+            if key != "$ref"
+        }
+        if "array" in (node.get("type") or ()) and "items" not in node:
+            found["items"] = {}  # linters and generators want it said
         if "$ref" not in node:
             return found
-        reference = {"$ref": self._localized_reference(node["$ref"], owner)}
+        place = _place(node["$ref"], owner)
+        referred = {"$ref": node["$ref"]} if place is None else self._part(place)
         if found.keys() <= {"description"}:
-            return reference | found
-        return {"allOf": [reference, found]}
+            return referred | found
+        return {"allOf": [referred, found]}
 
-    def _localized_reference(self, reference: str, owner: str) -> str:
-        file, _, pointer = reference.partition("#")
-        if not file and not owner:
-            return reference
-        place = (Path(file).name.removesuffix(SUFFIX) or owner, pointer)
+    def _nested(self, node: Any, owner: str, pointer: str) -> Any:
+        is_part = (owner, pointer) in self._parts and isinstance(node, dict)
+        return self._part((owner, pointer)) if is_part else self.localized(node, owner, pointer)
+
+    def _part(self, place: tuple[str, str]) -> dict[str, Any]:
+        """Return a reference to a component, or the part itself where it can be of several types."""
+        part = _at(schemas()[place[0]], place[1].split("/")[1:])
+        if isinstance(part.get("type"), list):
+            localized: dict[str, Any] = self.localized(part, *place)
+            return localized
         name = component(*place)
-        if self._places.setdefault(name, place) != place:
-            raise ValueError(f"{place} and {self._places[name]} would both be {name}")
+        if self._begun.setdefault(name, place) != place:
+            raise ValueError(f"{place} and {self._begun[name]} would both be {name}")
         if name not in self.components:
             self.components[name] = None  # it may refer to itself
-            part = _at(schemas()[place[0]], pointer.split("/")[1:])
             own = {key: part[key] for key in part if key not in {"$defs", "$schema"}}
-            self.components[name] = self.localized(own, place[0])
-        return f"#/components/schemas/{name}"
+            made = self.localized(own, *place)
+            del self.components[name]  # what it needs comes first
+            self.components[name] = made
+        return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _place(reference: str, owner: str) -> tuple[str, str] | None:
+    """Return the schema and the pointer that a reference in *owner* leads to; None: into the document."""
+    file, _, pointer = reference.partition("#")
+    if not file and not owner:
+        return None
+    return Path(file).name.removesuffix(SUFFIX) or owner, pointer
+
+
+def _references(node: Any) -> Iterator[str]:
+    """Yield every reference in *node*."""
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for inner in node:
+            yield from _references(inner)
 
 
 @functools.cache
@@ -159,8 +195,8 @@ def openapi() -> dict[str, Any]:
     import yaml
 
     document = yaml.safe_load((FOLDER / "openapi.yaml").read_text("utf-8"))
-    bundle = _Bundle()
+    bundle = _Bundle(document)
     bundle.localized(document["components"].pop("schemas"), "")
     found: dict[str, Any] = bundle.localized(document, "")
-    found["components"]["schemas"] = dict(sorted(bundle.components.items()))
+    found["components"]["schemas"] = bundle.components
     return found

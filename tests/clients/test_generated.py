@@ -25,6 +25,7 @@ def python(folder: Path) -> Path:
     """Return the environment with what is written in Python, and the document in it."""
     home = folder / "generated-python"
     if not (home / "installed.json").exists():
+        home.mkdir(parents=True, exist_ok=True)
         environments.make(home, INSTALL_TIMEOUT_S)
         environments.install(home, PYTHON, INSTALL_TIMEOUT_S)
         (home / "installed.json").write_text(json.dumps(PYTHON), "utf-8")
@@ -97,13 +98,13 @@ def test_client_in_typescript_chats_and_streams(node: Path, server: LiveServer) 
         node,
         RUN_TIMEOUT_S,
     )
-    shutil.copy(SCRIPTS / "with_generated.ts", node)
+    shutil.copy(SCRIPTS / "with_generated.mts", node)
     environments.call(
         ["npx", "--no-install", "tsc", "--strict", "--target", "es2022", "--module", "nodenext",
-         "--moduleResolution", "nodenext", "--outDir", "built", "with_generated.ts"],
+         "--moduleResolution", "nodenext", "--outDir", "built", "with_generated.mts"],
         node,
         RUN_TIMEOUT_S,
     )  # fmt: skip
-    told = environments.call(["node", "built/with_generated.js", server.url], node, RUN_TIMEOUT_S)
+    told = environments.call(["node", "built/with_generated.mjs", server.url], node, RUN_TIMEOUT_S)
 
     assert "streamed" in told

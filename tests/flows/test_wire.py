@@ -203,7 +203,7 @@ def test_page_asks_beforehand_without_a_key(guarded: LiveServer) -> None:
         each.headers["Access-Control-Allow-Origin"] for each in (asked, refused, answered)
     ]
     assert "X-Request-ID" in asked.headers
-    assert stranger.status_code == 401
+    assert stranger.status_code == 403
     assert "Access-Control-Allow-Origin" not in stranger.headers
 
 

@@ -129,7 +129,8 @@ def _answer(interaction: dict[str, Any]) -> httpx.Response:
     asked, got = interaction["request"], interaction["response"]
     return httpx.Response(
         got["status_code"],
-        headers=_headers(got),
+        # What was packed has been unpacked.
+        headers=[each for each in _headers(got) if each[0].lower() != b"content-encoding"],
         content=_bytes(got.get("content")),
         request=httpx.Request(
             asked["method"],

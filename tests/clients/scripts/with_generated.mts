@@ -10,9 +10,10 @@ type Chunk = components["schemas"]["ChatCompletionChunk"];
 const client = createClient<paths>({ baseUrl: process.argv[2]! });
 const listed = await client.GET("/v1/models");
 assert(listed.data);
+const question = { role: "user" as const, content: "Hello" };
 const asked: ChatRequest = {
   model: listed.data.data[0]!.id,
-  messages: [{ role: "user", content: "Hello" }],
+  messages: [question],
   temperature: 0,
 };
 const whole = await client.POST("/v1/chat/completions", { body: asked });
