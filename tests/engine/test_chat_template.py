@@ -232,6 +232,17 @@ def test_chat_that_is_refused_anyway_says_nothing_of_the_system(templates: Templ
     assert template.render(Chat((RULE, ASK))).text.startswith("<system>")
 
 
+@pytest.mark.parametrize("said", ["Hi /no_think", "/no_think", "/no_think\n"])
+def test_switches_that_a_template_takes_out_are_not_lost(said: str, templates: Templates) -> None:
+    """They have done what they are for."""
+    template = templates(
+        "{% for message in messages %}<{{ message.role }}>"
+        "{{ message.content.replace('/no_think', '') }}{% endfor %}"
+    )
+
+    assert "no_think" not in template.render(Chat((Turn("system", said), ASK))).text
+
+
 def test_template_that_takes_its_time_is_not_asked_for_long(
     templates: Templates, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,11 +33,12 @@ from service.engine.text.notations import CallFrame
 from service.protocol import Chat, Tool, ToolCall, Turn
 
 MAX_OPENINGS = 64  # beginnings of answers that are kept, one for each set of switches; taste
+MAX_KEPT_OPTIONS = 1000  # characters of the switches that one is kept for; taste
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
-_WORD = re.compile(r"\w+")
-_N_LOOKED_AT = (
-    200  # characters of a message in which a word is chosen that must be in the prompt; taste
-)
+_WORD = re.compile(
+    r"(?<![/\w])\w+"
+)  # none behind a slash: templates take /no_think out as a switch
+_N_LOOKED_AT = 200  # characters in which a word is chosen that must be in the prompt; taste
 _TOOL = Tool(TOOL_NAME, TOOL_NAME, '{"type": "object", "properties": {"a": {"type": "integer"}}}')
 
 Escape = Callable[[str], str]
@@ -141,8 +142,10 @@ class ChatTemplate:
         text = self._text(turns, settings, chat)
         opening = ""
         if settings.add_generation_prompt:
-            key = (chat.thinking, chat.template_options, bool(chat.tools))
-            opening = _common_end(text, self._opening(*key))
+            is_kept = len(chat.template_options) < MAX_KEPT_OPTIONS
+            find = self._opening if is_kept else self._find_opening
+            behind = find(chat.thinking, chat.template_options, bool(chat.tools))
+            opening = _common_end(text, behind)
         return RenderedChat(text, list(numbers), self._placeholder, opening)
 
     def _settings(self, chat: Chat, escape: Escape) -> _Settings:
