@@ -223,7 +223,7 @@ class Caches:
         layer = self._first_unfit_layer()
         if layer is None:
             return f"it does not run with {asked} as set; see the log"
-        if "sinks" in str(error):
+        if "attention sinks" in str(error):
             return (
                 f"{asked} can't be had: layer {layer} has attention sinks, which need full numbers"
             )
