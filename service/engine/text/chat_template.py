@@ -35,9 +35,8 @@ from service.protocol import Chat, Tool, ToolCall, Turn
 MAX_OPENINGS = 64  # beginnings of answers that are kept, one for each set of switches; taste
 MAX_KEPT_OPTIONS = 1000  # characters of the switches that one is kept for; taste
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
-_WORD = re.compile(
-    r"(?<![/\w])\w+"
-)  # none behind a slash: templates take /no_think out as a switch
+# No word behind a slash, since templates take /no_think and the like out as switches.
+_WORD = re.compile(r"(?<![/\w])\w+")
 _N_LOOKED_AT = 200  # characters in which a word is chosen that must be in the prompt; taste
 _TOOL = Tool(TOOL_NAME, TOOL_NAME, '{"type": "object", "properties": {"a": {"type": "integer"}}}')
 
