@@ -15,12 +15,14 @@ from typing import Any
 
 from service.engine import __main__ as engine
 from service.engine import loop as engine_loop
+from service.engine import start as engine_start
 from service.engine.cache import prefix_store
 from service.engine.decoding.batch import Batch
 from service.engine.prepare import Preparer
 from service.protocol import Chat, Job
 
 loop: Any = engine_loop  # what is replaced in it is not said to be replaceable
+start: Any = engine_start
 store: Any = prefix_store
 batch_kind: Any = Batch
 preparer_kind: Any = Preparer
@@ -44,7 +46,7 @@ def hang_in_warmup(_: float) -> None:
     def hang(*_: Any) -> None:
         time.sleep(3600)
 
-    loop.warm_up = hang
+    start.warm_up = hang
 
 
 def fill_the_disk(_: float) -> None:
