@@ -563,7 +563,7 @@ ROUND: list[dict[str, Any]] = [
 # What looks like a special token in a template, and what ends a turn there.
 _SPECIAL = re.compile(r"""<\|[\w"/]+\|?>|<[\w/]+\|>|\[/?[A-Z_]+\]|<｜[\w▁]+｜>""")
 _TURN_END = re.compile(
-    r"<eos>|</s>|<\|(im_end|eot_id|eom_id|eot|end_of_text|END_OF_TURN_TOKEN|end|call|user|observation)\|>|<turn\|>|"
+    r"<eos>|</s>|<\|(im_end|eot_id|eom_id|eot|end_of_text|END_OF_TURN_TOKEN|START_OF_TURN_TOKEN|end|call|user|observation)\|>|<turn\|>|"
     r"<｜end▁of▁sentence｜>|<seed:eos>|\[e~\[|<end_of_turn>|<SPECIAL_12>|<\|message_sep\|>|<\|tool_response>"
 )
 
