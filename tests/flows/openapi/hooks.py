@@ -42,6 +42,7 @@ RELATED = {
     "guided_grammar",
     "n",
     "max_tokens",
+    "min_tokens",
     "prompt",
 }
 
