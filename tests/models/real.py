@@ -161,7 +161,14 @@ def calls(house: House) -> str:
     question = {"role": "user", "content": "What is the weather in Paris?"}
     wanted = {"type": "function", "function": {"name": "weather"}}
     called = message_of(
-        ask(house.usual, [question], tools=[WEATHER], tool_choice=wanted, max_tokens=64)
+        ask(
+            house.usual,
+            [question],
+            tools=[WEATHER],
+            tool_choice=wanted,
+            parallel_tool_calls=False,
+            max_tokens=64,
+        )
     )
     (call,) = called["tool_calls"]
     arguments = json.loads(call["function"]["arguments"])
@@ -198,7 +205,8 @@ def logprobs(house: House) -> str:
         for place, row, token in zip(places, expected, said, strict=False)
     )
     demand(largest < 1e-3, f"they differ by {largest:.2g}")
-    return f"{len(said)} tokens differ by {largest:.1g} at most"
+    seen = ", ".join(f"{place['logprob']:.4f}" for place in places)
+    return f"{seen}; they differ by {largest:.1g} at most"
 
 
 def crowd(house: House) -> str:
