@@ -103,13 +103,9 @@ def test_dumps_of_official_clients(server: LiveServer) -> None:
     said: dict[str, Any] = {"messages": [QUESTION], "model": "gemma", "max_tokens": 60}
     tool: Any = {"name": "weather", "input_schema": SCHEMA}
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="k") as sdk:
-        message = (
-            sdk.chat.completions.create(
-                **said, tools=[{"type": "function", "function": WEATHER}], tool_choice="required"
-            )
-            .choices[0]
-            .message.model_dump()
-        )
+        tools: Any = [{"type": "function", "function": WEATHER}]
+        chat = sdk.chat.completions.create(**said, tools=tools, tool_choice="required")
+        message = chat.choices[0].message.model_dump()
         results = [
             {"role": "tool", "tool_call_id": call["id"], "content": "sunny"}
             for call in message["tool_calls"]
@@ -118,7 +114,8 @@ def test_dumps_of_official_clients(server: LiveServer) -> None:
         items: Any = [QUESTION]
         response = sdk.responses.create(model="gemma", input=items, max_output_tokens=60)
         items += [item.model_dump() for item in response.output]
-        sdk.responses.create(model="gemma", input=[*items, QUESTION], max_output_tokens=4)
+        items += [QUESTION]
+        sdk.responses.create(model="gemma", input=items, max_output_tokens=4)
     with anthropic.Anthropic(base_url=server.url, api_key="k") as other:
         called = other.messages.create(**said, tools=[tool], tool_choice={"type": "any"})
         blocks = [block.model_dump() for block in called.content]
