@@ -7,12 +7,12 @@ import random
 
 import pytest
 
-from service.engine.constrain.compile import GrammarCompiler
+from service.engine.constrain.compile import GrammarCompiler, UnfitGrammar
 from service.engine.constrain.token_mask import allowed_tokens
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.text.answer import AnswerParser
 from service.engine.text.call_readers import parse_minimax_m3
-from service.protocol import Chat, Constraint, Job, Turn
+from service.protocol import Chat, Constraint, Job, Tool, Turn
 from tests.models.notations import (
     CALLS,
     SAMPLES,
@@ -248,3 +248,15 @@ def test_thoughts_before_a_demanded_call(thinking: bool | None) -> None:
     allowed = allowed_tokens([mask], vocabulary.n_logits)[0].nonzero()[0]
 
     assert {"c"} | ({"a"} if thinking is None else set()) == set(map(tokenizer.decode, allowed))
+
+
+@pytest.mark.parametrize("name", ["gpt-oss", "Llama 3.1 to 3.3", "functionary 3.2", "Granite 3"])
+def test_strict_tools_that_cannot_be_are_refused(name: str) -> None:
+    """Also where no mark opens a call, and the model may answer otherwise."""
+    tokenizer = tokenizer_of(FAMILIES[name].special, FAMILIES[name].signs)
+    compiler = GrammarCompiler(tokenizer, Vocabulary(tokenizer, len(tokenizer)))
+    strict = Tool("f", parameters='{"type": "banana"}', strict=True)
+
+    with pytest.raises(UnfitGrammar):
+        compiler.token_mask(job((strict,)), is_thinking=False)
+    assert compiler.token_mask(job((Tool("f", strict=True),)), is_thinking=False) is not None

@@ -72,8 +72,8 @@ class GrammarBuilder:
         assert found.forced.frame is not None
         self._frame = found.forced.frame
         self._toolless_frame = found.toolless_forced.frame or _NO_FRAME
-        # Whose calls begin with a mark, and whose answers with nothing else, may be held to calls alone.
-        self._holds_free_calls = found.own.frame is not None and found.own.opener is None
+        self._writes_json = found.own.frame is not None
+        self._is_marked = found.own.opener is None
         special = special_tokens(tokenizer)
         self._specials = {text: i for i, text in special.items()}
         longest_first = sorted(special.values(), key=len, reverse=True)
@@ -95,9 +95,12 @@ class GrammarBuilder:
             lead = self._terms(self._frame.lead)
             either = self._start(self._frame, f"(@calls | {lead} @answer)", form)
             return _whole(either, calls=calls, answer=_answer(constraint))
-        if self._holds_free_calls and any(tool.strict for tool in tools):
+        if not self._writes_json or not any(tool.strict for tool in tools):
+            return None
+        if self._is_marked:
             return _whole(_lark(f"start: TEXT (@calls TEXT)?\n{_TERMS[-1]}"), calls=calls)
-        return None
+        lead = self._terms(self._frame.lead)
+        return _whole(self._start(self._frame, f"(@calls | {lead} TEXT)", form), calls=calls)
 
     def _toolless(self, constraint: Constraint, form: AnswerForm) -> str:
         frame, answer = self._toolless_frame, _answer(constraint)
