@@ -17,7 +17,7 @@ from service.engine.text.prompt import RefusedPrompt
 from service.protocol import Constraint, Job
 from tests.engine.conftest import job
 
-SLOW = "((a{1000}){1000}){107}"
+SLOW = "((a{1000}){1000}){1000}"
 
 
 @pytest.fixture

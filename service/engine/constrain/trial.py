@@ -20,7 +20,7 @@ import llguidance
 import msgspec
 from llguidance import LLMatcher, LLTokenizer
 
-CPU_S = 1.0  # taste: llguidance itself speaks of up to a second, for extremely complex grammars
+CPU_S = 0.5  # taste: llguidance itself goes on for up to a second, which the next grammar would wait for
 MEMORY_BYTES = 1 << 30  # taste; beside what it has when it is ready
 
 

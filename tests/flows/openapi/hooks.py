@@ -12,6 +12,7 @@ from schemathesis.openapi.checks import RejectedPositiveData
 from service.contracts import schemas
 
 ITEMS = "GET /v1/responses/{response_id}/input_items"
+KEPT_RESPONSE = "GET /v1/responses/{response_id}"
 MAX_TOKENS = 4
 LIMIT = Draft202012Validator(schemas()["chat-request"]["properties"]["max_tokens"])
 REFUSALS = {
@@ -55,18 +56,25 @@ def before_call(
     Keep answers short, and let lists begin at their first item.
 
     Any limit that holds, none at all included, is made small. The id of an item, after which a list
-    may begin, can't be guessed: with one that is well formed every list would be refused.
+    may begin, can't be guessed: with one that is well formed every list would be refused. Nor may a kept
+    response begin in its middle but as a stream.
     """
     meta = case.meta
     if case.operation.label == ITEMS and meta is not None and meta.generation.mode.is_positive:
         case.query.pop("after", None)
+    if (
+        case.operation.label == KEPT_RESPONSE
+        and meta is not None
+        and meta.generation.mode.is_positive
+    ):
+        case.query.pop("starting_after", None)
     body: Any = case.body
     if not isinstance(body, dict):
         return
     for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         limit = body.get(name)
         if LIMIT.is_valid(limit):
-            body[name] = min(limit or MAX_TOKENS, MAX_TOKENS)
+            body[name] = min(limit, MAX_TOKENS) if limit and limit > 0 else MAX_TOKENS
 
 
 @schemathesis.hook
@@ -81,11 +89,12 @@ def filter_failure(
 
     What a schema cannot say may be refused although the schema holds: a field that is described but
     not built yet, content that this model cannot read, a form that no answer can be held to, fields
-    that contradict each other, and a tool call whose arguments are no JSON.
+    that contradict each other, a tool call whose arguments are no JSON, and a chat in which nothing is said.
     """
     if not isinstance(failure, RejectedPositiveData) or response.status_code != 400:
         return True
     error = response.json()["error"]
     param = str(error["param"])
     is_related = param.partition(".")[0] in RELATED or param.endswith(".arguments")
+    is_related |= param == "messages"  # nothing in any of them is said
     return error["code"] not in REFUSALS and not is_related
