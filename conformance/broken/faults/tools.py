@@ -11,7 +11,7 @@ from conformance.broken.seeing import Body
 from conformance.broken.talking import Call, Said
 
 
-@breaks("TOOLS-1", also={"MSG-6", "PARAM-7", "TOOLS-5"})
+@breaks("TOOLS-1", also={"TOOLS-11", "MSG-6", "PARAM-7", "TOOLS-5"})
 class RequiredIsAuto(Capable):
     def calls(self, body: Body) -> list[Call]:
         return [] if body.get("tool_choice") == "required" else super().calls(body)
