@@ -21,7 +21,6 @@ import msgspec
 
 from service.errors import (
     InternalError,
-    InvalidRequest,
     QueueFull,
     RequestTimeout,
     RequestTooLarge,
@@ -281,7 +280,6 @@ class Edge:
             if preflight is not None:
                 await exchange.answer(204, preflight)
                 return
-            _check_host(exchange.scope)
             self._guard.check(exchange.scope)
             body = await exchange.body(self._uploads)
             await self._run(exchange, body)
@@ -324,20 +322,6 @@ class Edge:
             app.cancel()
             gone.cancel()
             await asyncio.gather(app, gone, return_exceptions=True)
-
-
-def _check_host(scope: Scope) -> None:
-    """
-    See that a request of HTTP/1.1 names its host, once.
-
-    Raises:
-        InvalidRequest: it doesn't, which RFC 9112 answers with 400.
-    """
-    hosts = [value for name, value in scope["headers"] if name.lower() == b"host"]
-    if scope.get("http_version") == "1.1" and len(hosts) != 1:
-        raise InvalidRequest(
-            "A request of HTTP/1.1 has exactly one Host header.", code="invalid_host"
-        )
 
 
 def _too_large() -> RequestTooLarge:

@@ -18,6 +18,7 @@ from typing import Any
 
 from service.errors import (
     HostNotAllowed,
+    InvalidRequest,
     OriginNotAllowed,
     Unauthorized,
     UnsupportedMedia,
@@ -62,6 +63,7 @@ class Guard:
 
         Raises:
             UriTooLong: path and query are over MAX_URI_BYTES.
+            InvalidRequest: it is of HTTP/1.1 and has no Host header, or several; RFC 9112 wants 400.
             HostNotAllowed: it names another host.
             OriginNotAllowed: it comes from a page that may not ask.
             Unauthorized: a key is set and this is not it; probes need none.
@@ -70,6 +72,7 @@ class Guard:
         path = scope.get("raw_path") or scope["path"].encode()
         if len(path) + len(scope["query_string"]) > MAX_URI_BYTES:
             raise UriTooLong(f"The URI is over {MAX_URI_BYTES} bytes.")
+        _check_one_host(scope)
         headers = _headers(scope)
         address = (scope.get("server") or ("",))[0]
         self._check_host(headers, address)
@@ -124,6 +127,14 @@ class Guard:
         ]
         if not any(fits):
             raise Unauthorized("A valid API key is required, as a bearer token or as x-api-key.")
+
+
+def _check_one_host(scope: Mapping[str, Any]) -> None:
+    n_hosts = sum(name.lower() == b"host" for name, _ in scope["headers"])
+    if scope.get("http_version") == "1.1" and n_hosts != 1:
+        raise InvalidRequest(
+            "A request of HTTP/1.1 has exactly one Host header.", code="invalid_host"
+        )
 
 
 def _headers(scope: Mapping[str, Any]) -> Headers:

@@ -158,7 +158,9 @@ class Intake:
         came_s = time.monotonic()
         permit = await self._admission.acquire(priority)
         leaving.callback(permit.release)
-        waited_s = time.monotonic() - came_s  # from here on the engine counts, perhaps before this goes on
+        waited_s = (
+            time.monotonic() - came_s
+        )  # from here on the engine counts, perhaps before this goes on
         ticket = self.supervisor.submit(jobs)
         ticket.waited_s = waited_s
         leaving.callback(ticket.close)

@@ -23,7 +23,7 @@ from typing import Any
 from service.fleet.admission import Admission
 from service.fleet.supervisor import Supervisor
 from service.telemetry import Metrics
-from service.web import below, descriptors
+from service.web import descriptors
 from service.web.edge import Edge
 from service.web.loop_lag import LoopLag
 
@@ -64,7 +64,6 @@ class Lifespan:
     async def process_startup(self, scope: object, event: object) -> None:  # noqa: ARG002
         """Start the engine and return at once: servers open their socket only after this."""
         descriptors.raise_limit()  # here, since every way of running comes by
-        below.mend()
         self._supervisor.start()
         self._lag.start()
         if threading.current_thread() is threading.main_thread():

@@ -6,6 +6,8 @@ All that is known here of uvicorn and gunicorn from within, put right below ASGI
 - They wait without limit for the head of a request, and uvicorn takes one of any size. Here it has its
   time and its size.
 - They wait without limit for a client to read what was sent. Here its connection is cut.
+- uvicorn sends chunks to HTTP/1.0, which has none. Here the end of the connection is the end of the answer,
+  unless the answer's length is told.
 
 uvicorn is told of its protocol before it opens its socket, and gunicorn likewise; of other servers
 nothing is known.
@@ -22,6 +24,7 @@ from typing import Any, Protocol, cast
 
 import msgspec
 import uvicorn
+from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import HeadersTooLarge, InvalidHttp, RequestTimeout, ServiceError, UriTooLong
@@ -56,6 +59,7 @@ def limit(lifespan_send: object) -> None:
     config = getattr(getattr(lifespan_send, "__self__", None), "config", None)
     if isinstance(config, uvicorn.Config) and config.http_protocol_class is HttpToolsProtocol:
         config.http_protocol_class = UvicornProtocol
+        httptools_impl.RequestResponseCycle = _Cycle  # type: ignore[misc]
     if "gunicorn.workers.gasgi" in sys.modules:
         from service.web.gunicorn_protocol import GunicornProtocol
 
@@ -131,6 +135,24 @@ class HeadTimer:
             self._timer = None
 
 
+class _Cycle(httptools_impl.RequestResponseCycle):
+    """uvicorn's request and its response; one of HTTP/1.0 gets no chunks."""
+
+    async def send(self, message: Any) -> None:
+        if self.scope["http_version"] == "1.0":
+            self._expect(message)
+        await super().send(message)
+
+    def _expect(self, message: Any) -> None:
+        """Let a body whose length isn't told be as long as it turns out."""
+        if message["type"] == "http.response.start":
+            names = {name.lower() for name, _ in message.get("headers", ())}
+            self._is_open_ended = b"content-length" not in names
+            self.chunked_encoding = False if self._is_open_ended else None
+        elif self._is_open_ended:
+            self.expected_content_length = len(message.get("body", b""))
+
+
 class UvicornProtocol(HttpToolsProtocol):
     """uvicorn's protocol over httptools, with limits."""
 
@@ -138,6 +160,7 @@ class UvicornProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._head = HeadTimer(self._is_late)
         self._n_head_bytes = 0
+        self._n_header_bytes = 0
         self._refusal: ServiceError | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -162,14 +185,14 @@ class UvicornProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin to wait for another head."""
         super().on_message_begin()
-        self._n_head_bytes = 0
+        self._n_head_bytes = self._n_header_bytes = 0
         self._head.start()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header, if there is room for it."""
         super().on_header(name, value)
-        n_bytes = sum(len(name) + len(value) for name, value in self.headers)
-        if len(self.headers) > MAX_HEADERS or n_bytes > MAX_HEAD_BYTES:
+        self._n_header_bytes += len(name) + len(value)
+        if len(self.headers) > MAX_HEADERS or self._n_header_bytes > MAX_HEAD_BYTES:
             self._refusal = HeadersTooLarge(
                 f"The request has over {MAX_HEADERS} headers or over {MAX_HEAD_BYTES} bytes of them."
             )

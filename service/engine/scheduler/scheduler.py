@@ -369,7 +369,7 @@ class Scheduler:
             self._join(group, cache, output)
 
     def _join(self, group: list[Sequence], cache: Cache, output: StepOutput) -> None:
-        """Put a prefilled *group* into a lane, to decode from the next step on."""
+        """Put a prefilled *group* into a lane, to decode from this step on."""
         prefills = self._prefills
         prefills.sequences = [each for each in prefills.sequences if each not in group]
         beside = self._lanes.sequences
