@@ -55,7 +55,7 @@ def first_answer(port: int) -> bytes:
     while True:
         try:
             with socket.create_connection(("127.0.0.1", port)) as connection:
-                connection.sendall(b"GET /health HTTP/1.1\r\nHost: bench\r\n\r\n")
+                connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
                 return connection.recv(64)
         except OSError:
             time.sleep(0.002)

@@ -161,7 +161,7 @@ async def exchange(port: int, payload: bytes, answer: Answer, raw: bytearray) ->
     transport, _ = await loop.create_connection(lambda: stream, "127.0.0.1", port)
     try:
         transport.write(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n"
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(payload) + payload
         )
         await stream.over
