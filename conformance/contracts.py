@@ -16,7 +16,9 @@ from conformance.catalogue import Requirement
 from conformance.client import CHAT, Exchange, Server, read_json, shorten
 from conformance.verdicts import check, not_tested
 
-FOLDER = Path(__file__).parent.parent / "contracts"
+# In the checkout the contracts lie beside the suite; where it is installed by itself, in it.
+_PLACES = (Path(__file__).parent / "schemas", Path(__file__).parent.parent / "contracts")
+FOLDER = next(place for place in reversed(_PLACES) if place.is_dir() or place == _PLACES[0])
 SUFFIX = ".schema.json"
 MODELS = "/v1/models"
 MESSAGES = "/v1/messages"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +22,7 @@ from service.web.edge import Edge
 from service.web.guard import Guard
 from service.web.intake import Intake
 from service.web.lifespan import Lifespan
+from service.web.opening import Opening
 from service.web.resources.chat import ChatCompletions
 from service.web.resources.completions import Completions
 from service.web.resources.document import OpenApi
@@ -32,8 +31,7 @@ from service.web.resources.models import Models
 from service.web.resources.probes import Health, Liveness, MetricsPage, Readiness
 from service.web.resources.responses import Responses
 from service.web.resources.tokens import Detokenize, Estimate, Tokenize
-
-_log = logging.getLogger(__name__)
+from service.web.terminal import Terminal
 
 N_QUESTIONS = 2  # one that the tokenizer works on, and one that it goes on with
 
@@ -96,7 +94,8 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
     for path, resource, how in routes:
         app.add_route(path, resource, **how)
     guard = Guard(settings.api_key, settings.allowed_hosts, settings.allowed_origins)
-    lifespan.edge = Edge(app, metrics, guard, Cors(settings.allowed_origins))
+    opening = Opening(settings, Terminal(lifecycle, with_key=settings.api_key is not None))
+    lifespan.edge = Edge(app, metrics, guard, Cors(settings.allowed_origins), opening)
     return lifespan.edge
 
 
@@ -109,9 +108,6 @@ def __getattr__(name: str) -> Edge:
     """Make `app` when a server first asks for it, so that importing this module reads no settings."""
     if name == "app":
         app = create_app(options.from_environment())
-        for variable in ("SERVER_HOST", "SERVER_PORT"):
-            if variable in os.environ:
-                _log.warning("%s is not read here: the server's own options decide.", variable)
         globals()["app"] = app
         return app
     raise AttributeError(name)

@@ -21,7 +21,7 @@ bug and ends the connection.
 
         at any time   <───────────────   Heartbeat, a few times a second
                       <───────────────   CacheFault
-        before Loaded <───────────────   Downloading, and again when that is over
+        before Loaded <───────────────   Downloading, now and then, and when that is over
 
 Either side's death is the end of file on the other's socket.
 """
@@ -353,9 +353,16 @@ class Loaded(Message, frozen=True):
 
 
 class LoadFailed(Message, frozen=True):
-    """The model cannot be served; the engine ends after this. `reason` is for the operator."""
+    """
+    The model cannot be served; the engine ends after this.
+
+    Attributes:
+        reason: for the operator.
+        may_pass: another try may go well; if not, there is no sense in one.
+    """
 
     reason: str
+    may_pass: bool = False
 
 
 class WarmedUp(Message, frozen=True):
@@ -428,9 +435,20 @@ class Heartbeat(Message, frozen=True):
 
 
 class Downloading(Message, frozen=True):
-    """The model, or its draft, is being downloaded, which may take any time; `is_over`: it is there."""
+    """
+    A model, its draft or its adapter is being downloaded, which may take any time.
+
+    Attributes:
+        is_over: it is there.
+        done_bytes: on the disk already.
+        total_bytes: of all its files; 0: not known yet.
+        rate: bytes a second, lately.
+    """
 
     is_over: bool
+    done_bytes: int = 0
+    total_bytes: int = 0
+    rate: int = 0
 
 
 class CacheFault(Message, frozen=True):

@@ -158,7 +158,8 @@ class Settings:
 
     model_path: str | None = _option(
         "MODEL_PATH", "--model-path", click.STRING, None,
-        "Folder or hub id of an MLX model. None: the small model built in.",
+        "Folder with an MLX model, or a model of the hub: mlx-community/NAME or hf:OWNER/NAME. None: the "
+        "small model built in.",
     )  # fmt: skip
     model_type: str = _option(
         "MODEL_TYPE", "--model-type", ModelType(), "lm",
@@ -182,11 +183,11 @@ class Settings:
     )  # fmt: skip
     host: str = _option(
         "SERVER_HOST", "--host", click.STRING, "127.0.0.1",
-        "Address to listen on. Only python -m service reads it.",
+        "Address to listen on. Under gunicorn, its own options decide.",
     )  # fmt: skip
     port: int = _option(
         "SERVER_PORT", "--port", Whole(0, 65535), 8000,
-        "Port to listen on. Only python -m service reads it.",
+        "Port to listen on. Under gunicorn, its own options decide.",
     )  # fmt: skip
     max_concurrency: int = _option(
         "MAX_CONCURRENCY", "--max-concurrency", Whole(1, 1024), 8,
@@ -293,14 +294,15 @@ class Settings:
         "Seconds that running answers get to finish when the server is asked to end.",
     )  # fmt: skip
 
-    def is_loopback(self) -> bool:
-        """Tell whether `host` can be reached from this machine alone."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:  # a name: who knows where it leads
-            return False
+
+def is_loopback(host: str) -> bool:
+    """Tell whether *host*, an address to listen on, can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: who knows where it leads
+        return False
 
 
 OPTIONS = dataclasses.fields(Settings)

@@ -160,6 +160,12 @@ def fail_to_load(engine: Engine) -> None:
     sys.exit(0)
 
 
+def fail_to_reach_the_hub(engine: Engine) -> None:
+    """Say that there is no model now, and end."""
+    engine.send(LoadFailed(REASON, may_pass=True))
+    sys.exit(0)
+
+
 def exit_while_loading(engine: Engine) -> None:
     """End without a word."""
     os._exit(3)
@@ -189,7 +195,7 @@ def fail_to_warm_up(engine: Engine) -> None:
 
 def download(engine: Engine) -> None:
     """Download for a while, then load for ever."""
-    engine.send(Downloading(is_over=False))
+    engine.send(Downloading(False, 1_200_000_000, 2_400_000_000, 30_000_000))
     time.sleep(0.6)
     engine.send(Downloading(is_over=True))
     load_for_ever(engine)
@@ -332,6 +338,7 @@ def leave_an_heir(engine: Engine, ticket: int, text: str) -> None:
 BEHAVIOURS: dict[str, Callable[[Engine], None]] = {
     "normal": loaded_and_warm,
     "load-failed": fail_to_load,
+    "load-failed-for-now": fail_to_reach_the_hub,
     "exits-while-loading": exit_while_loading,
     "dies-while-loading": die_while_loading,
     "slow-load": load_for_ever,

@@ -16,6 +16,7 @@ STOREYS = (
     {"fleet"},
     {"web"},
     {"app"},
+    {"command"},
     {"__main__"},
 )
 RANKS = {room: rank for rank, rooms in enumerate(STOREYS) for room in rooms}

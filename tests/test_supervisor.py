@@ -676,7 +676,7 @@ def test_engine_that_dies_while_a_child_of_it_holds_the_link(journal: Path) -> N
 @pytest.mark.parametrize(
     ("word", "reason"),
     [
-        ("load-failed", "config.json cannot be read"),
+        ("load-failed-for-now", "config.json cannot be read"),
         ("exits-while-loading", "its process exited with status 3"),
         ("dies-while-loading", "SIGKILL"),
         ("dies-warming", "SIGKILL"),
@@ -699,6 +699,21 @@ def test_engine_that_dies_again_and_again(word: str, reason: str, journal: Path)
 
     assert (3, 3) == (len(house.pids), house.n_deaths)
     assert [F, D, E] == house.model.passed[-3:]
+
+
+def test_model_that_can_never_be_loaded(journal: Path) -> None:
+    """There is one try: the next one would end as this one did."""
+    house = House(journal, "load-failed")
+
+    async def scenario() -> None:
+        async with running(house):
+            await until_state(house, F)
+            await asyncio.sleep(0.3)
+            assert "config.json cannot be read" == house.model.reason
+
+    asyncio.run(scenario())
+
+    assert (1, 1) == (len(house.pids), house.n_deaths)
 
 
 def test_engine_that_dies_after_a_long_life(journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -928,7 +943,12 @@ def test_download_has_all_the_time_it_takes(journal: Path) -> None:
 
     async def scenario() -> None:
         async with running(house):
-            await until(lambda: house.model.reason == "the model is being downloaded")
+            await until(
+                lambda: (
+                    "the model is being downloaded, 1,200 of 2,400 MB (50%), 30.0 MB/s, 40 s left"
+                    == house.model.reason
+                )
+            )
             await until(lambda: house.model.reason == "the model is being loaded")
             assert house.model.state is L
             await until_state(house, F)

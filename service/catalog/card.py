@@ -70,7 +70,19 @@ _THINKING = re.compile(r"\b(enable_thinking|reasoning_content|thinking)\b|</?thi
 
 
 class UnfitModel(Exception):
-    """The folder holds no model that can be served; the message is for the operator."""
+    """
+    There is no model that can be served; the message is for the operator.
+
+    Args:
+        message: a clause, fit for `/readyz`: it repeats no path.
+        value: what was set, for the log alone.
+        may_pass: another try may go well, without anybody doing anything.
+    """
+
+    def __init__(self, message: str, *, value: str | None = None, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.value = value
+        self.may_pass = may_pass
 
 
 def read_card(

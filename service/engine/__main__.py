@@ -14,6 +14,8 @@ import socket
 import sys
 from pathlib import Path
 
+from service.catalog import source
+from service.catalog.card import UnfitModel
 from service.engine.channel import Channel
 from service.engine.pulse import Pulse, start
 from service.protocol import Load
@@ -34,9 +36,14 @@ def main() -> None:
     )
     for noisy in ("httpx", "httpcore", "transformers", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    if order.model_path is None or Path(order.model_path).expanduser().is_dir():
-        # Read once, when the libraries are imported: what is on disk is never asked for on the network.
-        os.environ["HF_HUB_OFFLINE"] = "1"
+    # Both are read once, when the libraries are imported.
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # the API process tells it
+    try:
+        if not any(isinstance(each, source.HubModel) for each in sources(order)):
+            os.environ["HF_HUB_OFFLINE"] = "1"  # what is on disk is never asked for on the network
+    except UnfitModel as error:  # told now, and not after seconds of imports
+        channel.refuse(error)
+        return
 
     pulse = Pulse()
     start(channel, pulse, order.stall_timeout_s)
@@ -44,6 +51,21 @@ def main() -> None:
     from service.engine.loop import serve  # only now: it imports MLX and transformers
 
     serve(channel, order, pulse=pulse)
+
+
+def sources(order: Load) -> list[Path | source.HubModel]:
+    """
+    Return where the models come from that *order* names.
+
+    Raises:
+        UnfitModel: a name can be no model's.
+    """
+    named = (
+        (order.model_path, "MODEL_PATH"),
+        (order.draft_model, "DRAFT_MODEL"),
+        (order.adapter_path, "ADAPTER_PATH"),
+    )
+    return [source.of(path, setting) for path, setting in named if path is not None]
 
 
 if __name__ == "__main__":

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from collections.abc import Iterator
 
-from service.protocol import FrameSplitter, FromEngine, ToEngine, frame, to_engine_decoder
+from service.catalog.card import UnfitModel
+from service.protocol import (
+    FrameSplitter,
+    FromEngine,
+    LoadFailed,
+    ToEngine,
+    frame,
+    to_engine_decoder,
+)
+
+_log = logging.getLogger(__name__)
 
 
 class Channel:
@@ -24,6 +35,12 @@ class Channel:
     def messages(self) -> Iterator[ToEngine]:
         """Return the one stream of messages; it ends when the API process is gone."""
         return self._inbound
+
+    def refuse(self, error: UnfitModel) -> None:
+        """Say why there is no model: all of it in the log, to the API process what anyone may know."""
+        value = "" if error.value is None else f" ({error.value!r})"
+        _log.error("the model cannot be served: %s%s", error, value)
+        self.send(LoadFailed(str(error), error.may_pass))
 
     def send(self, message: FromEngine) -> None:
         """Send *message*; nothing happens if the other end is gone, since the reader sees that too."""

@@ -24,7 +24,7 @@ from functools import partial
 from service.catalog.card import UnfitModel
 from service.engine.cache.memory_plan import MemoryPlan, set_limits
 from service.engine.channel import Channel
-from service.engine.model.load import LoadedModel, load, locate, needs_download
+from service.engine.model.load import LoadedModel, load, locate
 from service.engine.pulse import Pulse
 from service.engine.scheduler.scheduler import Scheduler
 from service.engine.start import prove, start
@@ -38,12 +38,10 @@ from service.protocol import (
     Cancelled,
     Detokenize,
     Detokenized,
-    Downloading,
     Failed,
     Job,
     Load,
     Loaded,
-    LoadFailed,
     Rejected,
     Step,
     Submit,
@@ -86,17 +84,16 @@ def serve(
         _download(channel, order)
         engine.run(load(order), order)
     except UnfitModel as error:
-        _log.error("the model cannot be served: %s", error)
-        channel.send(LoadFailed(str(error)))
+        channel.refuse(error)
 
 
 def _download(channel: Channel, order: Load) -> None:
     """Get what is on no disk here, and tell of it, since nobody can say how long that takes."""
-    for path, setting in ((order.model_path, "MODEL_PATH"), (order.draft_model, "DRAFT_MODEL")):
-        if needs_download(path):
-            channel.send(Downloading(is_over=False))
-            locate(path, setting)
-            channel.send(Downloading(is_over=True))
+    locate(order.model_path, with_code=order.trust_remote_code, hear=channel.send)
+    if order.draft_model is not None:
+        locate(order.draft_model, "DRAFT_MODEL", hear=channel.send)
+    if order.adapter_path is not None:
+        locate(order.adapter_path, "ADAPTER_PATH", hear=channel.send)
 
 
 class Engine:

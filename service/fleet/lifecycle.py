@@ -22,9 +22,10 @@ from __future__ import annotations
 
 import enum
 import logging
+from collections.abc import Iterator
 
 from service.errors import ModelNotReady, ServiceError, ShuttingDown
-from service.protocol import Budget, ModelCard
+from service.protocol import Budget, Downloading, ModelCard
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class Lifecycle:
         warmup_completed: a real pass has run, in this engine process.
         notes: what an operator should know of a model that answers all the same.
         doubt: what makes the engine doubtful, though it has not been given up; None: nothing.
+        is_given_up: it has failed, and no other try will be made.
     """
 
     def __init__(self, *, warmup_enabled: bool) -> None:
@@ -80,6 +82,7 @@ class Lifecycle:
         self.warmup_completed = False
         self.notes: tuple[str, ...] = ()
         self.doubt: str | None = None
+        self.is_given_up = False
 
     @property
     def healthy_card(self) -> ModelCard | None:
@@ -95,10 +98,13 @@ class Lifecycle:
         """Note that the engine process runs and was told what to load."""
         self._move(State.LOADING, "the model is being loaded")
 
-    def downloading(self, *, is_over: bool) -> None:
-        """Note that a model is being downloaded, or that it is there now."""
+    def downloading(self, message: Downloading) -> None:
+        """Note how far the download of a model is, or that it is there now."""
         assert self.state is State.LOADING, self.state
-        self.reason = "the model is being loaded" if is_over else "the model is being downloaded"
+        if message.is_over:
+            self.reason = "the model is being loaded"
+        else:
+            self.reason = ", ".join(("the model is being downloaded", *_progress(message)))
 
     def doubted(self, doubt: str | None) -> None:
         """Note what makes the engine doubtful; None: nothing does, or not any more."""
@@ -133,6 +139,11 @@ class Lifecycle:
         assert self.state is State.FAILED, self.state
         self.reason = reason
 
+    def given_up(self) -> None:
+        """Note that no other try will be made."""
+        assert self.state is State.FAILED, self.state
+        self.is_given_up = True
+
     def starting_again(self) -> None:
         """Note that a new engine process is being started."""
         self._move(
@@ -162,3 +173,13 @@ class Lifecycle:
         assert to in TRANSITIONS[self.state], f"{self.state} -> {to}"
         _log.debug("model %s -> %s", self.state.value, to.value)
         self.state, self.reason, self.doubt = to, reason, None
+
+
+def _progress(message: Downloading) -> Iterator[str]:
+    """Yield what there is to say of a download: how much is here, how fast more comes, how long it takes."""
+    if message.total_bytes:
+        done, total = message.done_bytes, message.total_bytes
+        yield f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB ({done / total:.0%})"
+        if message.rate:
+            yield f"{message.rate / 1e6:,.1f} MB/s"
+            yield f"{(total - done) / message.rate:,.0f} s left"

@@ -21,6 +21,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -131,6 +132,7 @@ class Supervisor:
         )
         self._is_idle = asyncio.Event()
         self._load_failure: str | None = None
+        self._is_hopeless = False  # the model can't be loaded, now or later
         self._healthy_since_s: float | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -234,9 +236,14 @@ class Supervisor:
             if self.lifecycle.state is State.DRAINING:
                 return
             self.lifecycle.explained(reason)
+            if self._is_hopeless:
+                _log.error("Another try would end as this one did; it stays down.")
+                self.lifecycle.given_up()
+                return
             n_quick_deaths = n_quick_deaths + 1 if self._was_quick() else 0
             if n_quick_deaths >= MAX_QUICK_DEATHS:
                 _log.error("The engine ended %d times in a row; it stays down.", n_quick_deaths)
+                self.lifecycle.given_up()
                 return
             await asyncio.sleep(
                 self._pauses_s[min(max(n_quick_deaths, 1), len(self._pauses_s)) - 1]
@@ -276,14 +283,13 @@ class Supervisor:
 
     async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
         # A session of its own: a Ctrl-C in the terminal is for us to pass on, by closing the socket.
-        path = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
         return await asyncio.create_subprocess_exec(
             *self._command,
             str(theirs.fileno()),
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env=os.environ | {"PYTHONPATH": path},
+            env=child_environment(),
         )
 
     async def _converse(self, ours: socket.socket, exited: asyncio.Task[int]) -> str | None:
@@ -339,11 +345,11 @@ class Supervisor:
         )
         return None
 
-    def _note_download(self, *, is_over: bool) -> None:
+    def _note_download(self, message: Downloading) -> None:
         """Let a download take its time; what comes after it has as long as any loading."""
         if self.lifecycle.state is State.LOADING:
-            self._load_ends_s = time.monotonic() + self._load_s if is_over else None
-            self.lifecycle.downloading(is_over=is_over)
+            self._load_ends_s = time.monotonic() + self._load_s if message.is_over else None
+            self.lifecycle.downloading(message)
 
     def _on_end(self, fault: str | None) -> None:
         """Hear from the link that it has ended."""
@@ -387,13 +393,13 @@ class Supervisor:
             case WarmedUp(error, notes):
                 if self.lifecycle.state is State.WARMING:
                     self.lifecycle.warmed(error, notes)
-            case LoadFailed(reason):
-                self._load_failure = reason
+            case LoadFailed(reason, may_pass):
+                self._load_failure, self._is_hopeless = reason, not may_pass
             case Heartbeat(memory_bytes=memory_bytes):
                 self._progress.hear(message)
                 self._metrics.engine_memory_bytes.set(memory_bytes)
-            case Downloading(is_over):
-                self._note_download(is_over=is_over)
+            case Downloading():
+                self._note_download(message)
             case CacheFault(reason):
                 _log.error("The prefix cache is not kept on disk: %s", reason)
                 self._metrics.cache_faults.inc()
@@ -446,6 +452,20 @@ class Supervisor:
             isinstance(waiting, Ticket) for waiting in self._owed.values()
         ):
             self._is_idle.set()
+
+
+def child_environment() -> dict[str, str]:
+    """
+    Return the environment of a process that imports `service.engine` as we would.
+
+    The folder that we were started in may have a `service` of its own, which is not to be imported. Where we
+    are installed among other packages, the child finds us there; else the root of the checkout is named.
+    """
+    paths = [os.environ.get("PYTHONPATH")]
+    if sysconfig.get_path("purelib") != ROOT:
+        paths.insert(0, ROOT)
+    path = os.pathsep.join(filter(None, paths))
+    return os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 async def _end(

@@ -215,15 +215,22 @@ class Edge:
         metrics: where requests are counted.
         guard: what a request must pass before its body is read.
         cors: which web pages may read answers.
+        on_start: told the `send` of the lifespan, before the server opens its socket.
     """
 
     def __init__(
-        self, app: App, metrics: Metrics, guard: Guard | None = None, cors: Cors | None = None
+        self,
+        app: App,
+        metrics: Metrics,
+        guard: Guard | None = None,
+        cors: Cors | None = None,
+        on_start: Callable[[Send], None] = servers.limit,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._guard = guard or Guard()
         self._cors = cors or Cors()
+        self._on_start = on_start
         self._uploads = Uploads()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -234,7 +241,7 @@ class Edge:
             await send({"type": "websocket.close", "code": 1008})
             return
         if scope["type"] == "lifespan":
-            servers.limit(send)
+            self._on_start(send)
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

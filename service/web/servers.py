@@ -56,8 +56,8 @@ def limit(lifespan_send: object) -> None:
     Args:
         lifespan_send: the `send` of the ASGI lifespan, which leads to uvicorn's configuration.
     """
-    config = getattr(getattr(lifespan_send, "__self__", None), "config", None)
-    if isinstance(config, uvicorn.Config) and config.http_protocol_class is HttpToolsProtocol:
+    config = uvicorn_of(lifespan_send)
+    if config is not None and config.http_protocol_class is HttpToolsProtocol:
         config.http_protocol_class = UvicornProtocol
         httptools_impl.RequestResponseCycle = _Cycle  # type: ignore[misc]
     if "gunicorn.workers.gasgi" in sys.modules:
@@ -65,6 +65,12 @@ def limit(lifespan_send: object) -> None:
 
         # Looked up anew for each connection.
         sys.modules["gunicorn.workers.gasgi"].ASGIProtocol = GunicornProtocol  # type: ignore[attr-defined]
+
+
+def uvicorn_of(lifespan_send: object) -> uvicorn.Config | None:
+    """Return the configuration of the uvicorn that gave an ASGI lifespan its `send`; None: another did."""
+    config = getattr(getattr(lifespan_send, "__self__", None), "config", None)
+    return config if isinstance(config, uvicorn.Config) else None
 
 
 def transport_of(send: object) -> Transport | None:

@@ -64,47 +64,6 @@ def test_same_files_load_from_any_folder(tmp_path: Path) -> None:
     assert "8-bit quantized" in card.description
 
 
-def test_folder_that_is_missing_is_refused() -> None:
-    """Neither a folder nor a hub id: the reason names the setting, not the path."""
-    with pytest.raises(UnfitModel, match="MODEL_PATH names no folder") as caught:
-        locate("/no/such/folder")
-
-    assert "/no" not in str(caught.value)
-
-
-def test_hub_id_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not cached and no network: the reason says that it could not be downloaded."""
-    import huggingface_hub
-
-    def offline(*args: object, **options: object) -> str:
-        raise ConnectionError("no network")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(UnfitModel, match="could not be downloaded"):
-        locate("someone/some-model")
-
-
-def test_cached_hub_id_never_asks_the_network(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A snapshot in the cache is found with local files only, and the process goes offline for good."""
-    import huggingface_hub
-
-    asked = []
-
-    def cached(hub_id: str, **options: object) -> str:
-        asked.append(options.get("local_files_only"))
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    found = locate("someone/some-model")
-
-    assert found == ("someone/some-model", tmp_path)
-    assert asked == [True]
-    assert huggingface_hub.constants.HF_HUB_OFFLINE
-
-
 @pytest.mark.parametrize(
     "content",
     [

@@ -69,7 +69,7 @@ def test_listening_beyond_this_machine_without_a_key_is_warned_of(tmp_path: Path
 
 
 def test_address_from_the_environment_is_not_silently_ignored(tmp_path: Path) -> None:
-    """Uvicorn has its own options for it, and the log says so."""
+    """Where uvicorn's own command line names another port, that one holds, and the log says so."""
     with running(tmp_path / "log", UVICORN, SERVER_PORT="9999") as server:
         server.wait_until("/livez", 200)
 

@@ -21,6 +21,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_adapters, load_model, load_tokenizer
 from transformers import CONFIG_MAPPING
 
+from service.catalog import source
 from service.catalog.card import (
     EMBEDDED_FOLDER,
     EMBEDDED_ID,
@@ -29,14 +30,12 @@ from service.catalog.card import (
     read_card,
     read_json,
 )
+from service.engine.model import hub
 from service.engine.model.fold import fold_norms
 from service.protocol import Load, ModelCard, Sampling
 
 _log = logging.getLogger(__name__)
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_WANTED_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
-_CODE_FILES = ["*.py"]
 _ADAPTER_FILES = ("adapter_config.json", "adapters.safetensors")
 _WEIGHTS = "model*.safetensors"  # what mlx-lm reads
 _UNKNOWN_TYPE = re.compile(r"Model type (.+) not supported")
@@ -68,6 +67,25 @@ def load(order: Load) -> LoadedModel:
     Raises:
         UnfitModel: the model can't be served; the message says why and is fit for `/readyz`.
     """
+    opened = open_model(order)
+    if order.adapter_path is not None:
+        _adapt(opened.model, order.adapter_path)
+    check_numbers(opened.model)
+    fold_norms(opened.model)
+    return opened
+
+
+def open_model(order: Load, *, is_lazy: bool = False) -> LoadedModel:
+    """
+    Open the model that *order* names, as its files give it.
+
+    Args:
+        order: what the engine was told.
+        is_lazy: weights are read when they are needed, which may be never.
+
+    Raises:
+        UnfitModel: as `load` raises it.
+    """
     model_id, folder = locate(order.model_path, with_code=order.trust_remote_code)
     template = read_template(order.chat_template)
     created, defaults = int(time.time()), class_defaults(folder)
@@ -75,17 +93,13 @@ def load(order: Load) -> LoadedModel:
     if not order.trust_remote_code:
         check_code(folder)
     check_weights(folder)
-    model, ends = _model(folder, is_trusted=order.trust_remote_code)
+    model, ends = _model(folder, is_trusted=order.trust_remote_code, is_lazy=is_lazy)
     settings: dict[str, Any] = {"trust_remote_code": order.trust_remote_code}
     if template is not None:
         settings["chat_template"] = template
     tokenizer = _tokenizer(folder, ends, settings)
     if template is not None:
         check_template(tokenizer)
-    if order.adapter_path is not None:
-        _adapt(model, order.adapter_path)
-    check_numbers(model)
-    fold_norms(model)
     # Where mlx-lm keeps what it knows of a model's notations, too.
     tokenizer.init_kwargs["tool_parser"] = order.tool_parser
     tokenizer.init_kwargs["reasoning_parser"] = order.reasoning_parser
@@ -123,7 +137,11 @@ def check_template(tokenizer: TokenizerWrapper) -> None:
 
 
 def locate(
-    model_path: str | None, setting: str = "MODEL_PATH", *, with_code: bool = False
+    model_path: str | None,
+    setting: str = "MODEL_PATH",
+    *,
+    with_code: bool = False,
+    hear: hub.Hear = lambda _: None,
 ) -> tuple[str, Path]:
     """
     Return the id and the folder of the model at *model_path*.
@@ -132,6 +150,7 @@ def locate(
         model_path: a folder, one of the hub's cache included, or a hub id; None: the embedded model.
         setting: the name of the setting that holds it.
         with_code: where it is downloaded, so is its code.
+        hear: told how far a download is.
 
     Raises:
         UnfitModel: *model_path* is neither a folder nor a hub id that can be had; the message names the
@@ -139,12 +158,11 @@ def locate(
     """
     if model_path is None:
         return EMBEDDED_ID, EMBEDDED_FOLDER
-    folder = Path(model_path).expanduser()
-    if folder.is_dir():
-        return model_id_of(folder), _snapshot_in(folder)
-    if not _HUB_ID.fullmatch(model_path):
-        raise UnfitModel(f"{setting} names no folder that exists, and is no hub id")
-    return model_path, _from_hub(model_path, _WANTED_FILES + _CODE_FILES * with_code)
+    found = source.of(model_path, setting)
+    if isinstance(found, Path):
+        return model_id_of(found), _snapshot_in(found)
+    wanted = hub.WANTED_FILES + hub.CODE_FILES * with_code
+    return found.id, hub.had(found, wanted, setting, hear)
 
 
 def _snapshot_in(folder: Path) -> Path:
@@ -153,23 +171,6 @@ def _snapshot_in(folder: Path) -> Path:
     if not reference.is_file() or (folder / "config.json").is_file():
         return folder
     return folder / "snapshots" / reference.read_text("utf-8").strip()
-
-
-def _from_hub(hub_id: str, wanted: list[str]) -> Path:
-    """Return the folder of a hub id's snapshot, downloaded if none is cached; then go offline for good."""
-    import huggingface_hub
-
-    found = _cached(hub_id, wanted)
-    if found is None:
-        _log.info("%s is not in the cache; downloading it", hub_id)
-        try:
-            found = huggingface_hub.snapshot_download(hub_id, allow_patterns=wanted)
-        except Exception as error:
-            _log.exception("%s cannot be downloaded", hub_id)
-            reason = f"{hub_id} is no folder here and could not be downloaded"
-            raise UnfitModel(f"{reason} ({type(error).__name__})") from error
-    huggingface_hub.constants.HF_HUB_OFFLINE = True
-    return Path(found)
 
 
 def class_defaults(folder: Path) -> dict[str, Any]:
@@ -181,28 +182,6 @@ def class_defaults(folder: Path) -> dict[str, Any]:
     except Exception:  # a type that it doesn't know, or that has no defaults
         return {}
     return found
-
-
-def _cached(hub_id: str, wanted: list[str]) -> str | None:
-    """Return the folder of a hub id's snapshot that is there already; None: there is none."""
-    import huggingface_hub
-
-    try:
-        return str(
-            huggingface_hub.snapshot_download(hub_id, local_files_only=True, allow_patterns=wanted)
-        )
-    except Exception:  # the library's own family of "not in the cache" has no common base
-        return None
-
-
-def needs_download(model_path: str | None) -> bool:
-    """Tell whether `locate` will have to download the model at *model_path*, which may take any time."""
-    return (
-        model_path is not None
-        and not Path(model_path).expanduser().is_dir()
-        and _HUB_ID.fullmatch(model_path) is not None
-        and _cached(model_path, _WANTED_FILES) is None
-    )
 
 
 def check_code(folder: Path) -> None:
@@ -285,10 +264,10 @@ def check_logits(logits: mx.array) -> None:
         raise UnfitModel("it computes no finite numbers; its weights are damaged")
 
 
-def _model(folder: Path, *, is_trusted: bool) -> tuple[nn.Module, Any]:
+def _model(folder: Path, *, is_trusted: bool, is_lazy: bool) -> tuple[nn.Module, Any]:
     """Return the model in *folder*, and the tokens that its files say end an answer."""
     try:
-        model, config = load_model(folder, trust_remote_code=is_trusted)
+        model, config = load_model(folder, lazy=is_lazy, trust_remote_code=is_trusted)
     except (Exception, SystemExit) as error:  # olmo's module exits where a package is missing
         _log.exception("the model cannot be loaded")
         unknown = _UNKNOWN_TYPE.search(str(error))
