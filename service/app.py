@@ -10,7 +10,9 @@ from falcon.asgi import App
 from service import settings as options
 from service.catalog.resolve import Names
 from service.fleet.admission import Admission
+from service.fleet.fleet import Fleet
 from service.fleet.lifecycle import Lifecycle
+from service.fleet.served_model import N_QUESTIONS, ServedModel
 from service.fleet.supervisor import ENGINE_COMMAND, Supervisor
 from service.protocol import Load
 from service.settings import Settings
@@ -33,8 +35,6 @@ from service.web.resources.responses import Responses
 from service.web.resources.tokens import Detokenize, Estimate, Tokenize
 from service.web.terminal import Terminal
 
-N_QUESTIONS = 2  # one that the tokenizer works on, and one that it goes on with
-
 
 def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) -> Edge:
     """
@@ -47,29 +47,19 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
     """
     configure_logging(settings.log_level)
     metrics = Metrics()
-    lifecycle = Lifecycle(warmup_enabled=settings.warmup)
-    supervisor = Supervisor(
-        load_message(settings),
-        lifecycle,
-        metrics,
-        command=engine,
-        stall_s=settings.stall_timeout_s,
-        load_s=settings.load_timeout_s,
-        memory_bytes=settings.engine_memory_mb and settings.engine_memory_mb * 1_000_000,
-    )
-    admission = Admission(
-        settings.max_concurrency, settings.queue_size, settings.queue_timeout_s, metrics
-    )
+    model = _served(settings, metrics, engine)
     names = Names(dict(settings.model_aliases), settings.any_model_name)
-    questions = Admission(N_QUESTIONS, settings.queue_size, settings.queue_timeout_s)
-    intake = Intake(supervisor, admission, metrics, names, questions)
-    models = Models(lifecycle, names)
+    fleet = Fleet([model], names)
+    metrics.permits_in_use.set_function(lambda: fleet.n_permits_in_use)
+    metrics.queue_length.set_function(lambda: fleet.n_waiting)
+    intake = Intake(fleet, metrics)
+    models = Models(fleet)
     messages = Messages(intake)
     responses = Responses(intake, Archive())
     routes: list[tuple[str, Any, dict[str, str]]] = [
-        ("/health", Health(lifecycle), {}),
+        ("/health", Health(fleet), {}),
         ("/livez", Liveness(), {}),
-        ("/readyz", Readiness(lifecycle), {}),
+        ("/readyz", Readiness(fleet), {}),
         ("/metrics", MetricsPage(metrics), {}),
         ("/openapi.json", OpenApi(), {}),
         ("/v1/models", models, {}),
@@ -87,16 +77,35 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
         ("/v1/messages", messages, {}),
         ("/v1/messages/count_tokens", messages, {"suffix": "count_tokens"}),
     ]
-    lifespan = Lifespan(supervisor, [admission, questions], metrics, settings.drain_timeout_s)
+    lifespan = Lifespan(fleet, metrics, settings.drain_timeout_s)
     middleware: list[Any] = [lifespan]
     app = App(middleware=middleware)
     failures.install(app)
     for path, resource, how in routes:
         app.add_route(path, resource, **how)
     guard = Guard(settings.api_key, settings.allowed_hosts, settings.allowed_origins)
-    opening = Opening(settings, Terminal(lifecycle, with_key=settings.api_key is not None))
+    opening = Opening(
+        settings, Terminal(fleet.default.lifecycle, with_key=settings.api_key is not None)
+    )
     lifespan.edge = Edge(app, metrics, guard, Cors(settings.allowed_origins), opening)
     return lifespan.edge
+
+
+def _served(settings: Settings, metrics: Metrics, engine: Sequence[str]) -> ServedModel:
+    """Return the one model that *settings* name."""
+    supervisor = Supervisor(
+        load_message(settings),
+        Lifecycle(warmup_enabled=settings.warmup),
+        metrics,
+        command=engine,
+        stall_s=settings.stall_timeout_s,
+        load_s=settings.load_timeout_s,
+        memory_bytes=settings.engine_memory_mb and settings.engine_memory_mb * 1_000_000,
+    )
+    queue = (settings.queue_size, settings.queue_timeout_s)
+    return ServedModel(
+        supervisor, Admission(settings.max_concurrency, *queue), Admission(N_QUESTIONS, *queue)
+    )
 
 
 def load_message(settings: Settings) -> Load:

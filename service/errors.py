@@ -23,6 +23,7 @@ ServiceError
     ├── EngineDied                500  engine_died
     ├── NumericalError            500  numerical_error
     ├── ModelNotReady             503  model_not_ready       + Retry-After
+    ├── InsufficientMemory        503  insufficient_memory
     ├── QueueTimeout              503  queue_timeout         + Retry-After
     └── ShuttingDown              503  shutting_down         + Retry-After
 
@@ -213,6 +214,14 @@ class ModelNotReady(ServerError):
     status = 503
     type = "service_unavailable"
     code = "model_not_ready"
+
+
+class InsufficientMemory(ServerError):
+    """The model that the request asks for has no room beside those that stay in memory."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "insufficient_memory"
 
 
 class QueueTimeout(ServerError):

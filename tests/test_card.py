@@ -190,7 +190,7 @@ def test_quantization_when_the_config_tells(tmp_path: Path, key: str) -> None:
 
     assert 4 == card.quantization_bits
     assert "4-bit" in card.description
-    assert "quantized" in models.entry(card)["tags"]
+    assert "quantized" in models.entry(card, "ready")["tags"]
 
 
 @pytest.mark.parametrize("section", [None, {}, {"bits": None}, {"quant_method": "fp8"}])
@@ -229,7 +229,7 @@ def test_quantization_when_a_method_is_named(
     card = card_of(model_folder(tmp_path, PLAIN | config))
 
     assert bits == card.quantization_bits
-    assert "quantized" in models.entry(card)["tags"]
+    assert "quantized" in models.entry(card, "ready")["tags"]
 
 
 def test_quantization_when_a_file_of_its_own_tells(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_quantization_when_only_the_name_says_so(tmp_path: Path) -> None:
     card = read_card(model_folder(tmp_path), "org/model-4b-4bit", None, 1)
 
     assert card.quantization_bits is None
-    assert "quantized" not in models.entry(card)["tags"]
+    assert "quantized" not in models.entry(card, "ready")["tags"]
 
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -280,7 +280,7 @@ def test_template_in_each_of_its_places(tmp_path: Path, files: dict[str, object]
     card = card_of(model_folder(tmp_path, PLAIN, **files))
 
     assert card.has_chat_template
-    assert {"local", "chat"} <= set(models.entry(card)["tags"])
+    assert {"local", "chat"} <= set(models.entry(card, "ready")["tags"])
 
 
 def test_template_in_two_places(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_template_when_there_is_none(tmp_path: Path, settings: object) -> None:
     card = card_of(model_folder(tmp_path, PLAIN, tokenizer_config_json=settings))
 
     assert not card.has_chat_template
-    assert "chat" not in models.entry(card)["tags"]
+    assert "chat" not in models.entry(card, "ready")["tags"]
     assert card.notes == ("it has no chat template: completions are served, chats are refused",)
 
 
@@ -491,7 +491,7 @@ def test_id_of_a_folder_by_a_crooked_path(tmp_path: Path) -> None:
 def test_card_of_the_embedded_model() -> None:
     """The built-in model says what it is, and its entry in the model list keeps the contract."""
     card = read_card(EMBEDDED_FOLDER, EMBEDDED_ID, None, 1_700_000_000)
-    entry: dict[str, Any] = models.entry(card)
+    entry: dict[str, Any] = models.entry(card, "ready")
 
     assert ("gemma", 8192) == (card.family, card.context_length)
     assert {"chat", "local", "quantized", "tools"} <= set(entry["tags"])

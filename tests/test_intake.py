@@ -11,7 +11,9 @@ import pytest
 from service.catalog.resolve import Names
 from service.errors import EngineDied, ModelNotFound, ModelNotReady, QueueFull
 from service.fleet.admission import Admission
+from service.fleet.fleet import Fleet
 from service.fleet.lifecycle import Lifecycle
+from service.fleet.served_model import ServedModel
 from service.fleet.supervisor import Supervisor
 from service.fleet.ticket import Ticket
 from service.protocol import (
@@ -45,6 +47,8 @@ class Engine:
 
     def __init__(self) -> None:
         self.lifecycle = Lifecycle(warmup_enabled=False)
+        self.lifecycle.loading()
+        self.lifecycle.warming(CARD, Budget(1, 1, 1, 1, 1))
         self.closed: list[int] = []
         self.n_asked = 0
         self.error: ModelNotReady | None = None
@@ -64,30 +68,22 @@ class Engine:
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
 
-    def be_ready(self) -> None:
-        """Have the model in memory."""
-        self.lifecycle.loading()
-        self.lifecycle.warming(CARD, Budget(1, 1, 1, 1, 1))
-
 
 class Case:
     """An intake with one permit and one place in its queue, and what it works with."""
 
-    def __init__(self) -> None:
-        self.engine = Engine()
+    def __init__(self, engine: Engine | None = None) -> None:
+        self.engine = engine or Engine()
         self.metrics = Metrics()
-        self.intake = Intake(
-            cast(Supervisor, self.engine),
-            Admission(1, 1, 5.0, self.metrics),
-            self.metrics,
-            Names({"gpt-4": CARD.id}),
-            Admission(1, 1, 5.0),
+        self.model = ServedModel(
+            cast(Supervisor, self.engine), Admission(1, 1, 5.0), Admission(1, 1, 5.0)
         )
+        self.intake = Intake(Fleet([self.model], Names({"gpt-4": CARD.id})), self.metrics)
 
     @property
-    def n_permits_in_use(self) -> float | None:
+    def n_permits_in_use(self) -> int:
         """How many requests hold one."""
-        return self.metrics.registry.get_sample_value("tier3a_permits_in_use")
+        return self.model.admission.n_in_use
 
 
 def request() -> Any:
@@ -101,16 +97,16 @@ def leave(req: Any) -> None:
 
 
 def test_card_by_any_of_its_names() -> None:
-    """The model that is meant, once there is one."""
+    """The model that is meant, as long as there is one."""
     case = Case()
-    with pytest.raises(ModelNotReady):
-        case.intake.card("gemma")
-    case.engine.be_ready()
 
     assert CARD == case.intake.card("gemma") == case.intake.card(CARD.id)
     assert CARD == case.intake.card("gpt-4") == case.intake.card(None)
     with pytest.raises(ModelNotFound):
         case.intake.card("llama")
+    case.engine.lifecycle.failed("gone")
+    with pytest.raises(ModelNotReady):
+        case.intake.card("gemma")
 
 
 def test_submit_holds_a_permit_until_the_request_ends() -> None:

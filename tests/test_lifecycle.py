@@ -3,7 +3,8 @@
 import asyncio
 import re
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import msgspec
@@ -11,9 +12,14 @@ import pytest
 from falcon.asgi import App
 
 from service import contracts
+from service.catalog.resolve import Names
 from service.errors import ModelNotReady, ShuttingDown
 from service.fleet import lifecycle
+from service.fleet.admission import Admission
+from service.fleet.fleet import Fleet
 from service.fleet.lifecycle import TRANSITIONS, Lifecycle, State
+from service.fleet.served_model import ServedModel
+from service.fleet.supervisor import Supervisor
 from service.protocol import Budget, ModelCard
 from service.web.resources.probes import Health, Readiness
 
@@ -22,7 +28,10 @@ BUDGET = Budget(4_000_000, 9_000_000, 2048, 4096, 3)
 OTHER = ModelCard("org/n", "gemma", "A model.", 4096, 2)
 
 MOVES: dict[State, Callable[[Lifecycle], None]] = {
-    State.STARTING: lambda model: model.starting_again(),
+    State.UNLOADED: lambda model: model.unloaded("nobody asked for it"),
+    State.STARTING: lambda model: (
+        model.starting() if model.state is State.UNLOADED else model.starting_again()
+    ),
     State.LOADING: lambda model: model.loading(),
     State.WARMING: lambda model: model.warming(CARD, BUDGET),
     State.READY: lambda model: model.warmed(None),
@@ -31,6 +40,7 @@ MOVES: dict[State, Callable[[Lifecycle], None]] = {
     State.STOPPED: lambda model: model.stopped(),
 }
 WAYS: dict[State, list[State]] = {
+    State.UNLOADED: [State.LOADING, State.WARMING, State.READY, State.UNLOADED],
     State.STARTING: [],
     State.LOADING: [State.LOADING],
     State.WARMING: [State.LOADING, State.WARMING],
@@ -60,8 +70,11 @@ def get(model: Lifecycle, path: str) -> tuple[int, dict[str, Any]]:
 
     async def ask() -> tuple[int, dict[str, Any]]:
         app: Any = App()
-        app.add_route("/health", Health(model))
-        app.add_route("/readyz", Readiness(model))
+        keeper = cast(Supervisor, SimpleNamespace(lifecycle=model))
+        served = ServedModel(keeper, Admission(1, 1, 1.0), Admission(1, 1, 1.0))
+        fleet = Fleet([served], Names())
+        app.add_route("/health", Health(fleet))
+        app.add_route("/readyz", Readiness(fleet))
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             answer = await client.get(path)
@@ -87,6 +100,9 @@ def test_drawing_lists_every_state() -> None:
         (State.WARMING, State.FAILED),
         (State.READY, State.FAILED),
         (State.FAILED, State.STARTING),
+        (State.UNLOADED, State.STARTING),
+        (State.READY, State.UNLOADED),
+        (State.FAILED, State.UNLOADED),
     ],
 )
 def test_drawn_arrow_is_in_the_table(start: State, to: State) -> None:

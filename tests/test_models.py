@@ -22,7 +22,7 @@ WRITING = {"local", "completions", "tokenize"}
 CHATTING = WRITING | {"chat", "json_schema", "logprobs", "responses", "messages"}
 
 
-def test_entry_has_all_ten_fields() -> None:
+def test_entry_has_all_its_fields() -> None:
     """The bare object carries what the card says, what this service is, and the model's further names."""
     expected = {
         "id": "org/gemma-3-4b",
@@ -38,9 +38,10 @@ def test_entry_has_all_ten_fields() -> None:
         ],
         "tier": "3A",
         "aliases": ["gpt-4", "small"],
+        "state": "ready",
     }  # fmt: skip
 
-    assert expected == models.entry(CARD, ["gpt-4", "small"])
+    assert expected == models.entry(CARD, "ready", ["gpt-4", "small"])
     contracts.check("model", expected)
 
 
@@ -59,13 +60,13 @@ def test_tags_say_what_holds(change: dict[str, Any], tags: set[str]) -> None:
     """A tag stands there when it is true and not otherwise; most are about chats."""
     card = ModelCard("m", "llama", "x", 1, 1, **change)
 
-    assert tags == set(models.entry(card)["tags"])
+    assert tags == set(models.entry(card, "ready")["tags"])
 
 
 @pytest.mark.parametrize("cards", [[], [CARD]])
 def test_listing_keeps_its_contract(cards: list[ModelCard]) -> None:
     """The list envelope holds the very entries, none included."""
-    entries = [models.entry(card) for card in cards]
+    entries = [models.entry(card, "ready") for card in cards]
     listing = models.listing(entries)
 
     assert {"object": "list", "data": entries} == listing

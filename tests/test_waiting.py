@@ -93,13 +93,12 @@ async def streamed(path: str, case: Case, sent: Wire) -> None:
 
 def waited_for(path: str, refusal: ServiceError | None) -> tuple[int, bytes]:
     """Return status and body of a stream that waited for a permit for a while."""
-    case, first, sent = Case(), request(), Wire()
-    case.engine = case.intake.supervisor = Talking()  # type: ignore[assignment]
-    case.engine.be_ready()
+    engine = Talking()
+    case, first, sent = Case(engine), request(), Wire()
 
     async def scenario() -> None:
         await case.intake.submit(first, CARD, JOBS, 0).accepted()
-        case.engine.refusal = refusal  # type: ignore[attr-defined]
+        engine.refusal = refusal
         asking = asyncio.create_task(streamed(path, case, sent))
         await sent.pinged.wait()
         leave(first)

@@ -12,7 +12,6 @@ from bisect import insort
 from dataclasses import dataclass
 
 from service.errors import QueueFull, QueueTimeout, ServiceError, ShuttingDown
-from service.telemetry import Metrics
 
 RETRY_AFTER_S = 1
 
@@ -59,20 +58,27 @@ class Admission:
         n_permits: how many requests generate at once.
         n_places: how many may wait.
         timeout_s: longest wait, in seconds.
-        metrics: tell how many permits are taken and who waits; None: nobody does.
+
+    Attributes:
+        timeout_s: longest wait, in seconds.
     """
 
-    def __init__(
-        self, n_permits: int, n_places: int, timeout_s: float, metrics: Metrics | None = None
-    ) -> None:
-        self._n_free = n_permits
+    def __init__(self, n_permits: int, n_places: int, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._n_permits = self._n_free = n_permits
         self._n_places = n_places
-        self._timeout_s = timeout_s
         self._waiting: list[_Waiter] = []  # who is next comes first
         self._is_closed = False
-        if metrics is not None:
-            metrics.permits_in_use.set_function(lambda: n_permits - self._n_free)
-            metrics.queue_length.set_function(lambda: len(self._waiting))
+
+    @property
+    def n_in_use(self) -> int:
+        """How many permits are taken."""
+        return self._n_permits - self._n_free
+
+    @property
+    def n_waiting(self) -> int:
+        """How many requests wait for one."""
+        return len(self._waiting)
 
     async def acquire(self, priority: int = 0) -> Permit:
         """
@@ -107,12 +113,12 @@ class Admission:
         waiter = _Waiter(priority, asyncio.get_running_loop().create_future())
         insort(self._waiting, waiter, key=lambda each: each.priority)  # behind its equals
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self.timeout_s):
                 return await waiter.turn
         except TimeoutError:
             self._leave(waiter)
             raise QueueTimeout(
-                f"The request waited {self._timeout_s:g} s and was not started.",
+                f"The request waited {self.timeout_s:g} s and was not started.",
                 retry_after_s=RETRY_AFTER_S,
             ) from None
         except BaseException:

@@ -6,6 +6,9 @@ The states of a model, in one table.
        │ v          v           v          v
        FAILED <────────────────────────────┘       any ──> DRAINING ──> STOPPED
 
+    UNLOADED ──> STARTING           any but the two last ──> UNLOADED
+
+UNLOADED   no engine process, as it should be: the model is loaded when a request asks for it (503)
 STARTING   the engine process is being started (503)
 LOADING    it runs and reads the weights (503)
 WARMING    the weights are in memory and requests are taken; warm-up is not over (200)
@@ -20,6 +23,7 @@ is asked here and nowhere else: the state leaves WARMING and READY in the turn i
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import logging
 from collections.abc import Iterator
@@ -35,6 +39,7 @@ RETRY_AFTER_S = 2
 class State(enum.Enum):
     """Where a model stands; the value is its name on the wire."""
 
+    UNLOADED = "unloaded"
     STARTING = "starting"
     LOADING = "loading"
     WARMING = "warming"
@@ -45,12 +50,14 @@ class State(enum.Enum):
 
 
 _ENDING = {State.DRAINING, State.STOPPED}
+_AWAY = {State.UNLOADED, *_ENDING}
 TRANSITIONS: dict[State, set[State]] = {
-    State.STARTING: {State.LOADING, State.FAILED, *_ENDING},
-    State.LOADING: {State.WARMING, State.FAILED, *_ENDING},
-    State.WARMING: {State.READY, State.FAILED, *_ENDING},
-    State.READY: {State.FAILED, *_ENDING},
-    State.FAILED: {State.STARTING, *_ENDING},
+    State.UNLOADED: {State.STARTING, *_ENDING},
+    State.STARTING: {State.LOADING, State.FAILED, *_AWAY},
+    State.LOADING: {State.WARMING, State.FAILED, *_AWAY},
+    State.WARMING: {State.READY, State.FAILED, *_AWAY},
+    State.READY: {State.FAILED, *_AWAY},
+    State.FAILED: {State.STARTING, *_AWAY},
     State.DRAINING: {State.STOPPED},
     State.STOPPED: set(),
 }
@@ -73,9 +80,13 @@ class Lifecycle:
         is_given_up: it has failed, and no other try will be made.
     """
 
-    def __init__(self, *, warmup_enabled: bool) -> None:
-        self.state = State.STARTING
-        self.reason: str | None = "the engine process is being started"
+    def __init__(self, *, warmup_enabled: bool, is_on_demand: bool = False) -> None:
+        self.state = State.UNLOADED if is_on_demand else State.STARTING
+        self.reason: str | None = (
+            "no request has asked for it yet"
+            if is_on_demand
+            else "the engine process is being started"
+        )
         self.card: ModelCard | None = None
         self.budget: Budget | None = None
         self.warmup_enabled = warmup_enabled
@@ -83,6 +94,7 @@ class Lifecycle:
         self.notes: tuple[str, ...] = ()
         self.doubt: str | None = None
         self.is_given_up = False
+        self._moved = asyncio.Event()  # another one for each state
 
     @property
     def healthy_card(self) -> ModelCard | None:
@@ -93,6 +105,27 @@ class Lifecycle:
     def is_ready(self) -> bool:
         """Whether it can answer beyond doubt, and the warm-up, if asked for, has run."""
         return self.state is State.READY and self.reason is None and self.doubt is None
+
+    async def healthy(self) -> None:
+        """
+        Wait until requests are taken.
+
+        Raises:
+            ServiceError: they won't be, until somebody does something about it.
+        """
+        while self.healthy_card is None:
+            if self.state in {State.FAILED, *_ENDING}:
+                raise self.refusal()
+            await self._moved.wait()
+
+    def starting(self) -> None:
+        """Note that an engine process is being started, as the model is asked for."""
+        self._move(State.STARTING, "the engine process is being started")
+
+    def unloaded(self, reason: str) -> None:
+        """Note that there is no engine process any more, as it should be, and why."""
+        self.warmup_completed = self.is_given_up = False
+        self._move(State.UNLOADED, reason)
 
     def loading(self) -> None:
         """Note that the engine process runs and was told what to load."""
@@ -173,6 +206,8 @@ class Lifecycle:
         assert to in TRANSITIONS[self.state], f"{self.state} -> {to}"
         _log.debug("model %s -> %s", self.state.value, to.value)
         self.state, self.reason, self.doubt = to, reason, None
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
 
 
 def _progress(message: Downloading) -> Iterator[str]:

@@ -141,8 +141,15 @@ class Supervisor:
         """How many jobs, questions and cancels the engine has not answered yet."""
         return len(self._owed)
 
+    @property
+    def memory_bytes(self) -> int:
+        """Most memory that this engine process was seen to hold, as it tells itself."""
+        return self._progress.memory_bytes
+
     def start(self) -> None:
-        """Begin the first life; returns at once. Needs a running event loop."""
+        """Begin the first life, at all or after `unload`; returns at once. Needs a running event loop."""
+        if self.lifecycle.state is not State.STARTING:
+            self.lifecycle.starting()
         self._keeper = asyncio.create_task(self._keep_alive(), name="supervisor")
 
     def submit(self, jobs: Sequence[Job]) -> Ticket:
@@ -219,13 +226,21 @@ class Supervisor:
                 await self._is_idle.wait()
         self._fail_all(ShuttingDown("The server is shutting down.", retry_after_s=RETRY_AFTER_S))
 
+    async def unload(self, reason: str) -> None:
+        """End the engine process, which `start` replaces, and wait until its memory has come back."""
+        self.lifecycle.unloaded(reason)
+        await self._end_life()
+
     async def stop(self) -> None:
         """End the engine process and wait until it is gone, about a second at most."""
         await self.drain(0)
+        await self._end_life()
+        self.lifecycle.stopped()
+
+    async def _end_life(self) -> None:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
-        self.lifecycle.stopped()
 
     async def _keep_alive(self) -> None:
         n_quick_deaths = 0
@@ -357,7 +372,7 @@ class Supervisor:
 
     def _lose(self, reason: str) -> None:
         """Tell everyone, now, that there is no engine: first whoever asks, then those who wait for it."""
-        if self.lifecycle.state is not State.DRAINING:
+        if self.lifecycle.state not in {State.DRAINING, State.UNLOADED}:
             self.lifecycle.failed(reason)
         self._fail_all(EngineDied("The engine process ended while it worked on the request."))
 

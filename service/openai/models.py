@@ -11,8 +11,8 @@ OWNER = "local-mlx"
 TIER = "3A"
 
 
-def entry(card: ModelCard, aliases: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the bare object for one model, which also goes by the *aliases*."""
+def entry(card: ModelCard, state: str, aliases: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the bare object for one model in *state*, which also goes by the *aliases*."""
     return {
         "id": card.id,
         "object": "model",
@@ -24,6 +24,7 @@ def entry(card: ModelCard, aliases: Sequence[str] = ()) -> dict[str, Any]:
         "tags": _tags(card),
         "tier": TIER,
         "aliases": list(aliases),
+        "state": state,
     }
 
 

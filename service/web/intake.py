@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import falcon
@@ -21,8 +21,8 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from service import contracts
-from service.catalog.resolve import Names
-from service.fleet.admission import Admission
+from service.fleet.fleet import Fleet
+from service.fleet.served_model import ServedModel
 from service.fleet.supervisor import Supervisor
 from service.fleet.ticket import Ticket
 from service.openai import tokens
@@ -88,28 +88,13 @@ class Intake:
     Takes requests in and sends answers out.
 
     Args:
-        supervisor: the engine's keeper.
-        admission: the permits to generate.
+        fleet: the models.
         metrics: where broken streams are counted.
-        questions: the permits to ask about tokens.
-
-    Attributes:
-        supervisor: the engine's keeper, for what needs no permit.
     """
 
-    def __init__(
-        self,
-        supervisor: Supervisor,
-        admission: Admission,
-        metrics: Metrics,
-        names: Names,
-        questions: Admission,
-    ) -> None:
-        self.supervisor = supervisor
-        self._admission = admission
-        self._questions = questions
+    def __init__(self, fleet: Fleet, metrics: Metrics) -> None:
+        self._fleet = fleet
         self._metrics = metrics
-        self._names = names
 
     async def read(self, req: Request, contract: str) -> dict[str, Any]:
         """
@@ -135,33 +120,36 @@ class Intake:
             ModelNotReady: there is none that takes requests.
             ModelNotFound: no model goes by that name.
         """
-        card = self.supervisor.lifecycle.healthy_card
-        if card is None:
-            raise self.supervisor.lifecycle.refusal()
-        return self._names.resolve(model, [card])
+        return self._fleet.resolve(model)
 
     def submit(
         self, req: Request, card: ModelCard, jobs: Sequence[Job], priority: int
     ) -> Submission:
         """
-        Begin to wait for a permit, the smallest *priority* first, to send *jobs* down.
+        Begin to wait for a permit, the smallest *priority* first, and for the model, to send *jobs* down.
 
-        Permit and ticket go back when the request has ended.
+        Permit and ticket go back when the request has ended; until then the model stays in memory.
         """
         _log.info("Processing text request model=%s endpoint=%s", card.id, req.path)
         leaving = req.scope["exchange"].leaving
-        submission = Submission(self._accepted(leaving, jobs, priority))
+        model = self._fleet.of(card)
+        self._fleet.take(model)
+        leaving.callback(self._fleet.leave, model)
+        submission = Submission(self._accepted(leaving, model, jobs, priority))
         leaving.callback(submission.cancel)
         return submission
 
-    async def _accepted(self, leaving: ExitStack, jobs: Sequence[Job], priority: int) -> Begun:
+    async def _accepted(
+        self, leaving: ExitStack, model: ServedModel, jobs: Sequence[Job], priority: int
+    ) -> Begun:
         came_s = time.monotonic()
-        permit = await self._admission.acquire(priority)
+        permit = await model.admission.acquire(priority)
         leaving.callback(permit.release)
-        waited_s = (
-            time.monotonic() - came_s
-        )  # from here on the engine counts, perhaps before this goes on
-        ticket = self.supervisor.submit(jobs)
+        left_s = came_s + model.admission.timeout_s - time.monotonic()
+        await self._fleet.bring_up(model, left_s)
+        # From here on the engine counts, perhaps before this goes on.
+        waited_s = time.monotonic() - came_s
+        ticket = model.supervisor.submit(jobs)
         ticket.waited_s = waited_s
         leaving.callback(ticket.close)
         return ticket, await ticket.accepted()
@@ -175,18 +163,30 @@ class Intake:
             ServiceError: the model can't take it, there is no engine, or too many ask.
         """
         tokens.check_size(prompt, card)
-        with await self._questions.acquire():
-            return await self.supervisor.tokenize(prompt)
+        async with self._questioned(card) as supervisor:
+            return await supervisor.tokenize(prompt)
 
-    async def detokenize(self, ids: tuple[int, ...]) -> str:
+    async def detokenize(self, card: ModelCard, ids: tuple[int, ...]) -> str:
         """
         Return the text of token *ids*, in its turn.
 
         Raises:
             ServiceError: as `tokenize`, or the model has no such tokens.
         """
-        with await self._questions.acquire():
-            return await self.supervisor.detokenize(ids)
+        async with self._questioned(card) as supervisor:
+            return await supervisor.detokenize(ids)
+
+    @asynccontextmanager
+    async def _questioned(self, card: ModelCard) -> AsyncIterator[Supervisor]:
+        """Wait for the turn to ask a model about tokens, and hold it."""
+        model = self._fleet.of(card)
+        self._fleet.take(model)
+        try:
+            with await model.questions.acquire():
+                await self._fleet.bring_up(model, model.questions.timeout_s)
+                yield model.supervisor
+        finally:
+            self._fleet.leave(model)
 
     def send(self, resp: Response, body: dict[str, Any]) -> None:
         """Answer with *body*, encoded here and now: whatever fails in that must fail before headers."""

@@ -16,12 +16,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
-from service.fleet.admission import Admission
-from service.fleet.supervisor import Supervisor
+from service.fleet.fleet import Fleet
 from service.telemetry import Metrics
 from service.web import descriptors
 from service.web.edge import Edge
@@ -39,16 +37,14 @@ class Lifespan:
     Falcon middleware for the two lifespan events; `edge` is set once it wraps the app.
 
     Args:
-        supervisor: started and stopped here.
-        admissions: closed when the end begins.
+        fleet: its models are started and stopped here.
         metrics: where the lag of the event loop is noted.
         drain_s: seconds that running answers get when the end is asked for.
     """
 
     def __init__(
         self,
-        supervisor: Supervisor,
-        admissions: Sequence[Admission],
+        fleet: Fleet,
         metrics: Metrics,
         drain_s: float,
     ) -> None:
@@ -56,15 +52,14 @@ class Lifespan:
         self._lag = LoopLag(metrics)
         self._next_look: asyncio.TimerHandle | None = None
         self._drain_s = drain_s
-        self._supervisor = supervisor
-        self._admissions = admissions
+        self._fleet = fleet
         self._draining: list[asyncio.Task[None]] = []
         self._servers_own: dict[signal.Signals, Any] = {}
 
     async def process_startup(self, scope: object, event: object) -> None:  # noqa: ARG002
-        """Start the engine and return at once: servers open their socket only after this."""
+        """Start the engines and return at once: servers open their socket only after this."""
         descriptors.raise_limit()  # here, since every way of running comes by
-        self._supervisor.start()
+        self._fleet.start()
         self._lag.start()
         if threading.current_thread() is threading.main_thread():
             self._listen_for_signals(asyncio.get_running_loop())
@@ -72,14 +67,14 @@ class Lifespan:
             self._look_for_parent(os.getppid())
 
     async def process_shutdown(self, scope: object, event: object) -> None:  # noqa: ARG002
-        """End the engine process."""
+        """End the engine processes."""
         if self._next_look is not None:
             self._next_look.cancel()
         self._lag.stop()
-        self._close_admissions()
+        self._fleet.close()
         for task in self._draining:
             task.cancel()
-        await self._supervisor.stop()
+        await self._fleet.stop()
 
     def _listen_for_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         """Put our ear before the server's own handlers, which still run."""
@@ -108,19 +103,15 @@ class Lifespan:
         loop = asyncio.get_running_loop()
         self._next_look = loop.call_later(PARENT_S, self._look_for_parent, parent)
 
-    def _close_admissions(self) -> None:
-        for admission in self._admissions:
-            admission.close()
-
     async def _drain(self, patience_s: float) -> None:
         """End what runs; if the server then still waits for idle connections, tell it not to."""
         _log.info("Ending; running requests have %.1f s.", patience_s)
-        self._close_admissions()
-        await self._supervisor.drain(patience_s)
+        self._fleet.close()
+        await self._fleet.drain(patience_s)
         await asyncio.sleep(ABORT_S)
         if self.edge is not None:
             self.edge.abort()
-        await self._supervisor.stop()
+        await self._fleet.stop()
         await asyncio.sleep(ABORT_S)
         # Only reached if the server's own shutdown, which cancels this, has not begun: both uvicorn and
         # gunicorn's worker take SIGINT for "now".

@@ -313,7 +313,7 @@ def _in_little_room(
 def _card(loaded: LoadedModel, config: dict[str, Any], defaults: dict[str, Any]) -> str:
     """See that the card keeps the contract, and that its context is the config's, the class's or assumed."""
     card = loaded.card
-    contracts.check("model", models.entry(card))
+    contracts.check("model", models.entry(card, "ready"))
     is_told = str(N_CONTEXT) in str(config)
     right = [N_CONTEXT] if is_told else [*defaults.values(), *([ASSUMED_CONTEXT] * len(card.notes))]
     if card.context_length not in right:

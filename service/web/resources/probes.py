@@ -9,20 +9,22 @@ import msgspec
 from falcon.asgi import Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from service.fleet.fleet import Fleet
 from service.fleet.lifecycle import Lifecycle
 from service.protocol import Budget
 from service.telemetry import Metrics
 
 
 class Health:
-    """The contract that Tier 2 gates on: 200 exactly when the model takes requests."""
+    """The contract that Tier 2 gates on: 200 exactly when every model that should be up takes requests."""
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
-        self._lifecycle = lifecycle
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
 
     async def on_get(self, req: Request, resp: Response) -> None:  # noqa: ARG002
-        """Tell the model's health; the six fields are there either way."""
-        card = self._lifecycle.healthy_card
+        """Tell the default model's health; the six fields are there either way."""
+        now = self._fleet.default.lifecycle
+        card = now.healthy_card if self._fleet.is_healthy else None
         is_healthy = card is not None
         resp.status = 200 if is_healthy else 503
         _render(
@@ -32,8 +34,8 @@ class Health:
                 "model_id": card.id if card is not None else None,
                 "model_status": "initialized" if is_healthy else "uninitialized",
                 "models_healthy": is_healthy,
-                "warmup_enabled": self._lifecycle.warmup_enabled if is_healthy else None,
-                "warmup_completed": self._lifecycle.warmup_completed if is_healthy else None,
+                "warmup_enabled": now.warmup_enabled if is_healthy else None,
+                "warmup_completed": now.warmup_completed if is_healthy else None,
             },
         )
 
@@ -51,24 +53,17 @@ class Liveness:
 
 
 class Readiness:
-    """The model takes requests and its warm-up, if asked for, has run; if not, why."""
+    """The models that should be up take requests, and their warm-ups have run; if not, why."""
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
-        self._lifecycle = lifecycle
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
 
     async def on_get(self, req: Request, resp: Response) -> None:  # noqa: ARG002
-        """Tell state and reason of the model, and its memory once it is loaded."""
-        now = self._lifecycle
-        resp.status = 200 if now.is_ready else 503
-        model_id = now.card.id if now.card is not None else None
-        model = {
-            "id": model_id,
-            "state": now.state.value,
-            "reason": now.doubt or now.reason,
-            "notes": now.notes,
-            "memory": None if now.budget is None else _memory(now.budget),
-        }
-        _render(resp, {"ready": now.is_ready, "models": [model]})
+        """Tell state and reason of each model, and its memory once it is loaded."""
+        is_ready = self._fleet.is_ready
+        resp.status = 200 if is_ready else 503
+        models = [_state(model.id, model.lifecycle) for model in self._fleet.models]
+        _render(resp, {"ready": is_ready, "models": models})
 
     on_head = on_get
 
@@ -85,6 +80,16 @@ class MetricsPage:
         resp.data = self._metrics.exposition()
 
     on_head = on_get
+
+
+def _state(model_id: str | None, now: Lifecycle) -> dict[str, Any]:
+    return {
+        "id": model_id,
+        "state": now.state.value,
+        "reason": now.doubt or now.reason,
+        "notes": now.notes,
+        "memory": None if now.budget is None else _memory(now.budget),
+    }
 
 
 def _memory(budget: Budget) -> dict[str, int]:

@@ -35,7 +35,7 @@ class Detokenize:
         body = await self._intake.read(req, "detokenize-request")
         card = self._intake.card(body.get("model"))
         try:
-            text = await self._intake.detokenize(tuple(map(int, body["tokens"])))
+            text = await self._intake.detokenize(card, tuple(map(int, body["tokens"])))
         except InvalidRequest as error:
             raise InvalidRequest(error.message, param="tokens", code=error.code) from error
         self._intake.send(resp, tokens.token_text(card, text))

@@ -1,0 +1,214 @@
+"""
+All models of the server, each with an engine process of its own, in the memory that they have together.
+
+A model is loaded when the server starts, or on demand: by the first request that asks for it, which waits
+until it is up. Where the memory is taken, the model that nobody has used for longest makes room, but never
+one in use and never one that is pinned; if none can go now, the request waits for that, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from service.catalog.resolve import Names
+from service.errors import InsufficientMemory, QueueTimeout
+from service.fleet.lifecycle import RETRY_AFTER_S, State
+from service.fleet.served_model import ServedModel
+from service.protocol import ModelCard
+
+_log = logging.getLogger(__name__)
+
+MB = 1_000_000
+
+
+class Fleet:
+    """
+    The models that are served.
+
+    Args:
+        models: at least one; the first is the default, which `/health` speaks of.
+        names: which of them a name means.
+        memory_bytes: most that the engines may hold together, as planned; None: nobody counts.
+
+    Attributes:
+        models: all of them, loaded or not.
+    """
+
+    def __init__(
+        self, models: Sequence[ServedModel], names: Names, memory_bytes: int | None = None
+    ) -> None:
+        self.models = tuple(models)
+        self._names = names
+        self._memory_bytes = memory_bytes
+        self._changing = asyncio.Lock()  # one model at a time comes or goes
+        self._left = asyncio.Event()  # set, and replaced, when a model is no longer in use
+        self._tasks: set[asyncio.Task[bool]] = set()  # what unloads idle models now
+
+    @property
+    def default(self) -> ServedModel:
+        """The model that `/health` speaks of."""
+        return self.models[0]
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether every model that should be up takes requests."""
+        return not any(model.is_missed for model in self.models)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether they do so beyond doubt, their warm-ups over."""
+        return all(model.lifecycle.is_ready for model in self.models if not model.stay.is_on_demand)
+
+    @property
+    def n_permits_in_use(self) -> int:
+        """How many requests may generate now."""
+        return sum(model.admission.n_in_use for model in self.models)
+
+    @property
+    def n_waiting(self) -> int:
+        """How many requests wait for a permit."""
+        return sum(model.admission.n_waiting for model in self.models)
+
+    def cards(self) -> list[ModelCard]:
+        """
+        Return the cards of all models that requests may name now.
+
+        Raises:
+            ModelNotReady: there is none.
+        """
+        cards = [card for model in self.models if (card := model.askable_card) is not None]
+        if not cards:
+            raise self.default.lifecycle.refusal()
+        return cards
+
+    def resolve(self, name: str | None) -> ModelCard:
+        """
+        Return the card of the model that a request means by *name*, or by giving none.
+
+        Raises:
+            ModelNotReady: no model takes requests.
+            ModelNotFound: none goes by that name.
+        """
+        return self._names.resolve(name, self.cards())
+
+    def aliases(self, card: ModelCard) -> list[str]:
+        """Return the further names of the model with this *card*."""
+        return self._names.of(card, self.cards())
+
+    def of(self, card: ModelCard) -> ServedModel:
+        """Return the model with this *card*."""
+        return next(model for model in self.models if model.id == card.id)
+
+    def take(self, model: ServedModel) -> None:
+        """Note that a request needs *model*; it stays in memory until `leave`."""
+        model.n_users += 1
+
+    def leave(self, model: ServedModel) -> None:
+        """Note that a request needs *model* no longer."""
+        model.n_users -= 1
+        if model.n_users == 0:
+            model.last_used_s = time.monotonic()
+            self._wake()
+            if model.stay.idle_s is not None:
+                asyncio.get_running_loop().call_later(model.stay.idle_s, self._look_at, model)
+
+    async def bring_up(self, model: ServedModel, patience_s: float) -> None:
+        """
+        Wait until *model* takes requests, *patience_s* seconds at most; load it if it is not loaded.
+
+        Raises:
+            InsufficientMemory: there can't be room for it.
+            QueueTimeout: it took too long.
+            ServiceError: it can't be loaded, or the server is ending.
+        """
+        if model.lifecycle.healthy_card is not None:
+            return
+        try:
+            async with asyncio.timeout(patience_s):
+                await self.load(model)
+                await model.lifecycle.healthy()
+        except TimeoutError:
+            raise QueueTimeout(
+                f"{model.id} was not loaded within {patience_s:.0f} s.", retry_after_s=RETRY_AFTER_S
+            ) from None
+
+    async def load(self, model: ServedModel) -> None:
+        """
+        Begin to load *model*, if it is not there, once there is room for it.
+
+        Raises:
+            InsufficientMemory: there can't be room for it.
+        """
+        async with self._changing:
+            if model.lifecycle.state is State.UNLOADED:
+                await self._make_room(model)
+                model.supervisor.start()
+
+    async def unload(self, model: ServedModel, reason: str) -> bool:
+        """Take *model* out of memory, unless it is in use; return whether it is out."""
+        async with self._changing:
+            if model.n_users == 0 and model.has_engine:
+                await self._unload(model, reason)
+        return not model.has_engine
+
+    def start(self) -> None:
+        """Begin to load what is to be loaded at the start; returns at once. Needs a running event loop."""
+        for model in self.models:
+            if not model.stay.is_on_demand:
+                model.supervisor.start()
+
+    def close(self) -> None:
+        """Turn away everyone who waits, and everyone who comes."""
+        for model in self.models:
+            model.admission.close()
+            model.questions.close()
+
+    async def drain(self, deadline_s: float) -> None:
+        """Let running requests finish for *deadline_s* seconds, then fail them."""
+        await asyncio.gather(*(model.supervisor.drain(deadline_s) for model in self.models))
+
+    async def stop(self) -> None:
+        """End all engine processes."""
+        await asyncio.gather(*(model.supervisor.stop() for model in self.models))
+
+    async def _make_room(self, model: ServedModel) -> None:
+        """Unload others until there is room for *model*; wait where they are in use."""
+        if self._memory_bytes is None:
+            return
+        others = [each for each in self.models if each is not model]
+        staying = sum(each.memory_bytes for each in others if each.stays)
+        if model.memory_bytes + staying > self._memory_bytes:
+            raise InsufficientMemory(
+                f"{model.id} needs {model.memory_bytes // MB} MB, and of the {self._memory_bytes // MB} MB "
+                f"for all models {staying // MB} MB are taken by those that stay in memory."
+            )
+        while (
+            sum(each.memory_bytes for each in (model, *others) if each is model or each.has_engine)
+            > self._memory_bytes
+        ):
+            idle = [
+                each for each in others if each.has_engine and not each.stays and each.n_users == 0
+            ]
+            if idle:
+                oldest = min(idle, key=lambda each: each.last_used_s)
+                await self._unload(oldest, f"it made room for {model.id}")
+            else:
+                await self._left.wait()
+
+    async def _unload(self, model: ServedModel, reason: str) -> None:
+        _log.info("Unloading %s: %s.", model.id, reason)
+        await model.supervisor.unload(reason)
+
+    def _look_at(self, model: ServedModel) -> None:
+        """Unload *model* if it has been idle for as long as it may be."""
+        idle_s = time.monotonic() - model.last_used_s
+        if model.n_users == 0 and idle_s >= (model.stay.idle_s or 0) and model.has_engine:
+            self._tasks.add(task := asyncio.create_task(self.unload(model, "nobody asked for it")))
+            task.add_done_callback(self._tasks.discard)
+
+    def _wake(self) -> None:
+        left, self._left = self._left, asyncio.Event()
+        left.set()

@@ -1,0 +1,102 @@
+"""One model that can be asked for: what keeps its engine, who may use it, and for how long it stays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.fleet.admission import Admission
+from service.fleet.lifecycle import State
+from service.fleet.supervisor import Supervisor
+from service.protocol import ModelCard
+
+N_QUESTIONS = 2  # one that the tokenizer works on, and one that it goes on with
+_ENDING = {State.DRAINING, State.STOPPED}
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """
+    When a model is in memory.
+
+    Attributes:
+        is_on_demand: it is loaded by the first request that asks for it, and not at the start.
+        is_pinned: it is never unloaded to make room for another.
+        idle_s: seconds without a request after which it is unloaded; None: it stays.
+        memory_bytes: most that its engine may hold, as it is planned; 0: it is no part of a plan.
+    """
+
+    is_on_demand: bool = False
+    is_pinned: bool = False
+    idle_s: float | None = None
+    memory_bytes: int = 0
+
+
+class ServedModel:
+    """
+    A model, loaded or not.
+
+    Args:
+        supervisor: the keeper of its engine.
+        admission: the permits to generate.
+        questions: the permits to ask about tokens.
+        stay: when it is in memory.
+        card_on_disk: what its files say of it before it was ever loaded; None: nobody asks for it before.
+
+    Attributes:
+        stay: when it is in memory; an operator may pin it meanwhile.
+        n_users: requests that need it loaded now, waiting ones included.
+        last_used_s: when the last of them left, by the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        admission: Admission,
+        questions: Admission,
+        stay: Stay = Stay(),
+        card_on_disk: ModelCard | None = None,
+    ) -> None:
+        self.supervisor = supervisor
+        self.lifecycle = supervisor.lifecycle
+        self.admission = admission
+        self.questions = questions
+        self.stay = stay
+        self.n_users = 0
+        self.last_used_s = 0.0
+        self._card_on_disk = card_on_disk
+
+    @property
+    def id(self) -> str | None:
+        """The name that it is served under; None: it is known when it is loaded."""
+        card = self.lifecycle.card or self._card_on_disk
+        return None if card is None else card.id
+
+    @property
+    def askable_card(self) -> ModelCard | None:
+        """What it says of itself, if requests may name it now; None: they would be refused."""
+        if self.lifecycle.healthy_card is not None:
+            return self.lifecycle.healthy_card
+        if self.stay.is_on_demand and self.lifecycle.state not in _ENDING:
+            return self.lifecycle.card or self._card_on_disk
+        return None
+
+    @property
+    def stays(self) -> bool:
+        """Whether it may not be unloaded to make room."""
+        return self.stay.is_pinned or not self.stay.is_on_demand
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes while it is loaded, as planned; or what its process was seen to hold, if more."""
+        seen = self.supervisor.memory_bytes if self.has_engine else 0
+        return max(self.stay.memory_bytes, seen)
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether it takes memory, or may do so at any moment."""
+        return self.lifecycle.state not in {State.UNLOADED, State.STOPPED}
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether it should be up, and is not."""
+        return not self.stay.is_on_demand and self.lifecycle.healthy_card is None

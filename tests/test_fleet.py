@@ -1,0 +1,209 @@
+"""Several models in one memory: who is loaded, who makes room, who waits for whom."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+import pytest
+
+from service.catalog.resolve import Names
+from service.errors import InsufficientMemory, ModelNotReady, QueueTimeout
+from service.fleet.admission import Admission
+from service.fleet.fleet import MB, Fleet
+from service.fleet.lifecycle import Lifecycle, State
+from service.fleet.served_model import ServedModel, Stay
+from service.fleet.supervisor import Supervisor
+from service.protocol import Budget, ModelCard
+
+
+class Keeper:
+    """What a fleet needs of a supervisor; it loads in no time, or not at all."""
+
+    def __init__(self, card: ModelCard, stay: Stay, *, can_load: bool) -> None:
+        self.lifecycle = Lifecycle(warmup_enabled=False, is_on_demand=stay.is_on_demand)
+        self.memory_bytes = 0
+        self.lives = 0
+        self._card = card
+        self._can_load = can_load
+
+    def start(self) -> None:
+        """Load."""
+        self.lives += 1
+        if self.lifecycle.state is not State.STARTING:
+            self.lifecycle.starting()
+        self.lifecycle.loading()
+        asyncio.get_running_loop().call_soon(self._loaded)
+
+    def _loaded(self) -> None:
+        if self.lifecycle.state is not State.LOADING:
+            return
+        if self._can_load:
+            self.lifecycle.warming(self._card, Budget(1, 1, 1, 1, 1))
+            self.lifecycle.warmed(None)
+        else:
+            self.lifecycle.failed("it holds NaN")
+
+    async def unload(self, reason: str) -> None:
+        """Be gone."""
+        self.lifecycle.unloaded(reason)
+        await asyncio.sleep(0)
+
+
+ON_DEMAND = Stay(is_on_demand=True, memory_bytes=400 * MB)
+
+
+def served(name: str, stay: Stay = ON_DEMAND, *, can_load: bool = True) -> ServedModel:
+    """Return a model that is not loaded yet."""
+    card = ModelCard(name, "gemma", "A model.", 4096, 1)
+    keeper = cast(Supervisor, Keeper(card, stay, can_load=can_load))
+    return ServedModel(keeper, Admission(1, 1, 1.0), Admission(1, 1, 1.0), stay, card)
+
+
+def loaded(fleet: Fleet) -> list[str | None]:
+    """Return who is in memory."""
+    return [model.id for model in fleet.models if model.has_engine]
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    """Run *scenario* to its end, which comes soon."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(5):
+            await scenario()
+
+    asyncio.run(bounded())
+
+
+DEFAULT = Stay(memory_bytes=400 * MB)
+
+
+def test_request_loads_what_it_asks_for() -> None:
+    """At the start only those are loaded that should be up; the others can be asked for all the same."""
+
+    async def scenario() -> None:
+        fleet = Fleet([served("chat", DEFAULT), served("coder")], Names())
+        fleet.start()
+        await fleet.models[0].lifecycle.healthy()
+        assert ["chat"] == loaded(fleet)
+        assert ["chat", "coder"] == [card.id for card in fleet.cards()]
+        assert fleet.is_healthy
+        assert fleet.is_ready
+        await fleet.bring_up(fleet.of(fleet.resolve("coder")), 1.0)
+        assert ["chat", "coder"] == loaded(fleet)
+
+    run(scenario)
+
+
+def test_longest_unused_makes_room() -> None:
+    """Of those that nobody needs now; never one that is pinned, in use, or to be up from the start."""
+
+    async def scenario() -> None:
+        pinned = Stay(is_on_demand=True, is_pinned=True, memory_bytes=400 * MB)
+        models = [served("chat", DEFAULT), served("pinned", pinned), *map(served, "abc")]
+        fleet = Fleet(models, Names(), 1600 * MB)
+        fleet.start()
+        for model in models[1:4]:
+            fleet.take(model)
+            await fleet.bring_up(model, 1.0)
+        for model in (models[1], models[3], models[2]):
+            fleet.leave(model)
+            await asyncio.sleep(0.01)
+        await fleet.bring_up(models[4], 1.0)
+        assert ["chat", "pinned", "a", "c"] == loaded(fleet)
+
+    run(scenario)
+
+
+def test_request_waits_until_a_model_in_use_is_left() -> None:
+    """Nothing is taken from under an answer; who comes next goes on as soon as it has ended."""
+
+    async def scenario() -> None:
+        first, second = served("a"), served("b")
+        fleet = Fleet([first, second], Names(), 500 * MB)
+        fleet.take(first)
+        await fleet.bring_up(first, 1.0)
+        with pytest.raises(QueueTimeout):
+            await fleet.bring_up(second, 0.02)
+        coming = asyncio.create_task(fleet.bring_up(second, 1.0))
+        await asyncio.sleep(0.01)
+        assert ["a"] == loaded(fleet)
+        fleet.leave(first)
+        await coming
+        assert ["b"] == loaded(fleet)
+
+    run(scenario)
+
+
+def test_model_that_never_fits_is_refused_with_the_numbers() -> None:
+    """At once, and the others are unharmed."""
+
+    async def scenario() -> None:
+        large = served("large", Stay(is_on_demand=True, memory_bytes=900 * MB))
+        fleet = Fleet([served("chat", DEFAULT), large], Names(), 1000 * MB)
+        fleet.start()
+        with pytest.raises(InsufficientMemory, match=r"large needs 900 MB.* 1000 MB .* 400 MB"):
+            await fleet.bring_up(large, 1.0)
+        assert ["chat"] == loaded(fleet)
+
+    run(scenario)
+
+
+def test_what_an_engine_holds_counts_where_it_is_more_than_planned() -> None:
+    """A plan is a guess from files; the process is the truth."""
+
+    async def scenario() -> None:
+        first, second = served("a"), served("b")
+        fleet = Fleet([first, second], Names(), 900 * MB)
+        await fleet.bring_up(first, 1.0)
+        cast(Keeper, first.supervisor).memory_bytes = 600 * MB
+        await fleet.bring_up(second, 1.0)
+        assert ["b"] == loaded(fleet)
+
+    run(scenario)
+
+
+def test_idle_model_is_unloaded() -> None:
+    """So many seconds after its last request, and loaded again by the next."""
+
+    async def scenario() -> None:
+        model = served("a", Stay(is_on_demand=True, idle_s=0.03))
+        fleet = Fleet([model], Names())
+        for n_lives in (1, 2):
+            fleet.take(model)
+            await fleet.bring_up(model, 1.0)
+            await asyncio.sleep(0.06)
+            assert ["a"] == loaded(fleet)
+            fleet.leave(model)
+            await asyncio.sleep(0.06)
+            assert [] == loaded(fleet)
+            assert n_lives == cast(Keeper, model.supervisor).lives
+
+    run(scenario)
+
+
+def test_model_that_cannot_be_loaded_fails_its_own_requests() -> None:
+    """It is no matter of the server's health: nobody counted on it."""
+
+    async def scenario() -> None:
+        fleet = Fleet([served("chat", DEFAULT), served("broken", can_load=False)], Names())
+        fleet.start()
+        with pytest.raises(ModelNotReady):
+            await fleet.bring_up(fleet.models[1], 1.0)
+        assert fleet.is_healthy
+        assert "it holds NaN" == fleet.models[1].lifecycle.reason
+
+    run(scenario)
+
+
+def test_server_is_healthy_when_all_are_up_that_should_be() -> None:
+    """One of them that failed is missed, whoever else answers."""
+
+    async def scenario() -> None:
+        fleet = Fleet([served("chat", DEFAULT), served("broken", DEFAULT, can_load=False)], Names())
+        fleet.start()
+        await fleet.default.lifecycle.healthy()
+        await asyncio.sleep(0.01)
+        assert not fleet.is_healthy
+        assert ["chat"] == [card.id for card in fleet.cards()]
+
+    run(scenario)
