@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 DRAW_S = 0.2  # taste: as often as a person sees a change
 LOG_S = 15.0  # taste: nobody watches a log for longer without asking whether it is still alive
-_OVER = {State.READY, State.DRAINING, State.STOPPED}
+_OVER = {State.READY, State.UNLOADED, State.DRAINING, State.STOPPED}
 _ERASE = "\r\x1b[K"
 
 

@@ -17,7 +17,9 @@ OPTION = "--write-table"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Make known how results are kept."""
-    parser.addoption(OPTION, action="store_true", help="keep what clients saw, for the README")
+    parser.addoption(
+        OPTION, action="store_true", help="keep what clients saw, for service/CLIENTS.md"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What was seen of every client: kept in `results.json`, shown as a table of Markdown in the README."""
+"""What was seen of every client: kept in `results.json`, shown as a table in `service/CLIENTS.md`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypedDict
 from tests.live import ROOT
 
 RESULTS = Path(__file__).with_name("results.json")
-README = ROOT / "README.md"
+PAGE = ROOT / "service" / "CLIENTS.md"
 BEGIN, END = "<!-- clients -->\n", "<!-- /clients -->"
 
 
@@ -48,11 +48,11 @@ def read() -> dict[str, Tried]:
 
 
 def write(results: dict[str, Tried]) -> None:
-    """Keep *results* and draw them into the README."""
+    """Keep *results* and draw them into the page."""
     RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    before, _, rest = README.read_text("utf-8").partition(BEGIN)
+    before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    README.write_text(f"{before}{BEGIN}{markdown(results)}{END}{after}", "utf-8")
+    PAGE.write_text(f"{before}{BEGIN}{markdown(results)}{END}{after}", "utf-8")
 
 
 def markdown(results: dict[str, Tried]) -> str:

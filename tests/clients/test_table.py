@@ -1,4 +1,4 @@
-"""The table says what failed, and is drawn where the README has its place."""
+"""The table says what failed, and is drawn where the page has its place."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def test_what_failed_is_named() -> None:
 
 
 def test_results_are_kept_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was seen can be read again, and only the README's table changes."""
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{table.BEGIN}old\n{table.END}after\n", "utf-8")
-    monkeypatch.setattr(table, "README", readme)
+    """What was seen can be read again, and only the page's table changes."""
+    page = tmp_path / "CLIENTS.md"
+    page.write_text(f"before\n{table.BEGIN}old\n{table.END}after\n", "utf-8")
+    monkeypatch.setattr(table, "PAGE", page)
     monkeypatch.setattr(table, "RESULTS", tmp_path / "results.json")
     results = {"some": Tried(version="1.2", steps=STEPS)}
     table.write(results)
 
     assert table.read() == results
-    drawn = readme.read_text("utf-8")
+    drawn = page.read_text("utf-8")
     assert drawn == f"before\n{table.BEGIN}{table.markdown(results)}{table.END}after\n"
