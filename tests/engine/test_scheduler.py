@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 from typing import Any
 
 import mlx.core as mx
@@ -12,7 +13,7 @@ import msgspec
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
-from service.engine.cache.kv import Caches, keep_rows
+from service.engine.cache.kv import Cache, Caches, keep_rows
 from service.engine.decoding import batch
 from service.engine.decoding.sequence import Status
 from service.engine.model.load import LoadedModel
@@ -141,16 +142,42 @@ def test_seeded_rows_repeat_in_any_company(scheduler: Scheduler, preparer: Prepa
     assert len(set(together)) > 1
 
 
-def test_rows_leave_nothing_behind(loaded: LoadedModel, vocabulary: Vocabulary) -> None:
-    """No more is held after sixty answers than after thirty."""
-    scheduler = Scheduler(loaded, vocabulary, 2)
-    seen = []
-    for ticket in range(60):
-        scheduler.add(ticket, Prepared([50, 60, 70]), job(max_tokens=2))
-        run(scheduler)
-        seen.append(mx.get_active_memory())
+class Keeping(Caches):
+    """Caches of which *n_kept* are held on to, whatever becomes of their rows."""
 
-    assert min(seen[30:]) <= min(seen[10:30])
+    def __init__(self, model: nn.Module) -> None:
+        self.n_kept = 0
+        self.kept: list[Cache] = []
+        super().__init__(model, None, None)
+
+    def make(self) -> Cache:
+        """Return an empty cache."""
+        made = super().make()
+        if len(self.kept) < self.n_kept:
+            self.kept.append(made)
+        return made
+
+
+@pytest.mark.parametrize("n_kept", [0, 1])
+def test_rows_leave_nothing_behind(
+    n_kept: int, loaded: LoadedModel, vocabulary: Vocabulary
+) -> None:
+    """The cache of a single row among thirty is seen; what else comes and goes is far less."""
+    caches = Keeping(loaded.model)
+    scheduler = Scheduler(loaded, vocabulary, 2, caches=caches)
+
+    def held(n_answers: int) -> int:
+        for ticket in range(n_answers):
+            scheduler.add(ticket, Prepared([50, 60, 70]), job(max_tokens=2))
+            run(scheduler)
+        gc.collect()
+        return mx.get_active_memory()
+
+    before = held(10)
+    caches.n_kept = n_kept
+    n_rows_left = (held(30) - before) / caches.n_bytes(1)
+
+    assert n_rows_left == pytest.approx(n_kept, abs=0.5)
 
 
 def test_warm_up_leaves_nothing_behind(scheduler: Scheduler, preparer: Preparer) -> None:
