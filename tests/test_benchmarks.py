@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -23,6 +25,7 @@ from tests.benchmarks.__main__ import (
     absences,
     compare,
     earlier,
+    main,
     measure,
     write,
 )
@@ -246,6 +249,10 @@ def test_refused_connections_are_failures() -> None:
         (b"", "no answer"),
         (b"HTTP/1.1 429 Too Many Requests\r\n\r\n{}", "status 429"),
         (b"HTTP/1.0 200 OK\r\n\r\ndata: [DONE]", "status 200"),
+        (
+            b'HTTP/1.1 400 Bad Request\r\n\r\n{"error":{"message":"The host \\"x\\"\\nis none.","code":1}}',
+            'status 400: The host "x" is none.',
+        ),
         (b'HTTP/1.1 200 OK\r\n\r\ndata: {"usage":{"completion_tokens":7}}', None),
     ],
 )
@@ -289,6 +296,35 @@ class Steady:
     def run(self, clients: Sequence[Client], *_: object) -> Run:
         """Answer."""
         return Run([Answer(True, 0.0, 0.5, 1.0, n_tokens=1, failure=None) for _ in clients])
+
+
+class Refusing(Steady):
+    """A system that answers no request but with an error."""
+
+    def run(self, clients: Sequence[Client], *_: object) -> Run:
+        """Refuse."""
+        return Run([Answer(True, 0.0, failure="status 400: no such host") for _ in clients])
+
+
+@pytest.mark.parametrize(("system", "failed"), [(Steady, False), (Refusing, True)])
+def test_server_that_fails_everything_was_not_measured(
+    system: type[Steady],
+    failed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The first reason stands beside its failures, and the exit status isn't 0."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    for name in KINDS:
+        monkeypatch.setitem(KINDS, name, system if name == "ours" else Steady)
+    words = ["--workload", "1 client", "--model", "embedded", "--rounds", "1"]
+    with pytest.raises(SystemExit) if failed else nullcontext() as ended:
+        main(words)
+    told = capsys.readouterr().err
+
+    assert failed == ("failed: 1 of 1 (status 400: no such host)" in told)
+    if ended is not None:
+        assert "every request of: 1 client, embedded, ours" in str(ended.value)
 
 
 def test_absent_rival_is_told_and_the_others_are_measured(

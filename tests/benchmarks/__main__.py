@@ -1,9 +1,10 @@
 """
 The benchmark: `python -m tests.benchmarks`.
 
-It reports and does not judge by its exit status: machines are shared and noisy, so what counts is the ratio
-of two figures taken one after the other. The systems of a workload therefore take turns, round by round,
-and each round begins with another one. A system that fails or dies gives failures, and is started again.
+It reports and does not judge speed by its exit status: machines are shared and noisy, so what counts is the
+ratio of two figures taken one after the other. The systems of a workload therefore take turns, round by
+round, and each round begins with another one. A system that fails or dies gives failures, and is started
+again. The status is 1 only where this server failed every request of a workload, which measures nothing.
 
 Servers of others with environments of their own are installed first, where `--rivals` names a folder, and
 asked once. What isn't installed or doesn't answer is left out of all workloads, and the page says why.
@@ -31,7 +32,8 @@ from tests.benchmarks.rivals import NotInstalled, Rival
 from tests.benchmarks.systems import KINDS, Measurable, NotUp, Other, Run, Setup
 from tests.benchmarks.workloads import Plan, Workload
 
-MODELS = ("embedded", "random", "deep")
+MADE = {"random": random_model.make, "deep": deep_model.make}
+MODELS = ("embedded", *MADE)
 # Of a round before all others: nobody asks it again.
 WARM_UP = Workload("", "", "question", clients=1, tokens=4, systems=[]).measured(-1)
 WARM_UP_S = 30.0
@@ -69,16 +71,21 @@ class Progress:
         self._n_done = 0
         self._began_s = time.monotonic()
 
-    def tell(self, what: str, seen: Figures) -> None:
-        """Say what was measured, and what was seen."""
+    def tell(self, what: str, seen: Figures, reason: str | None = None) -> None:
+        """Say what was measured, what was seen, and the *reason* of the first failure."""
         self._n_done += 1
         minutes, seconds = divmod(int(time.monotonic() - self._began_s), 60)
         head = f"[{self._n_done:3}/{self._n_all} {minutes:2}:{seconds:02}] {what:<56}"
-        print(head, _summary(seen), file=sys.stderr, flush=True)
+        print(head, _summary(seen, reason), file=sys.stderr, flush=True)
 
 
 class Contender:
-    """A system in one workload: how it is prepared, asked, and brought back."""
+    """
+    A system in one workload: how it is prepared, asked, and brought back.
+
+    Attributes:
+        reason: why the first request that failed in the last measurement did; None: none failed.
+    """
 
     def __init__(self, plan: Plan, workload: Workload, name: str, model: str, place: Place) -> None:
         log = Path(tempfile.mkdtemp(dir=place.folder))
@@ -93,6 +100,7 @@ class Contender:
         self._workload = workload
         self._described = described
         self._system: Measurable = KINDS[described.kind](setup)
+        self.reason: str | None = None
 
     def measure(self, n_round: int) -> Figures:
         """Return the figures of one round; if it is not up and won't come up, nothing but failures."""
@@ -102,10 +110,11 @@ class Contender:
             clients = [*clients, *workload.disturbing(n_round)]
         try:
             self._prepare(workload.priming(n_round))
-        except NotUp as reason:
-            print(f"  {reason}", file=sys.stderr)
+        except NotUp as error:
+            self.reason = str(error)
             return results.figures(Run([Answer(False, 0.0) for _ in clients]))
         seen = self._system.run(clients, workload.limit_s, workload.at_once)
+        self.reason = next((one.failure for one in seen.answers if one.failure), None)
         if workload.life != "workload" or any(one.failure == NOT_ENDED for one in seen.answers):
             self.stop()  # it may still be at work on what was broken off
         return results.figures(seen)
@@ -186,7 +195,7 @@ def measure(
             for name in order:
                 seen[name] = contenders[name].measure(n_round)
                 what = f"{workload.name}, {model}, round {n_round + 1}/{n_rounds}, {name}"
-                progress.tell(what, seen[name])
+                progress.tell(what, seen[name], contenders[name].reason)
             rounds.append(seen)
     finally:
         for contender in contenders.values():
@@ -199,8 +208,24 @@ def measure(
     return Result(workload, model, rounds, absent)
 
 
+def unmeasured(plan: Plan, found: Iterable[Result]) -> list[str]:
+    """Return where this server failed every request of a workload: the workload, the model, the system."""
+    return [
+        f"{', '.join(result.names)}, {name}"
+        for result in found
+        for name in result.workload.systems
+        if plan.systems[name].kind == "ours"
+        and all(seen[name]["failures"] == seen[name]["requests"] for seen in result.rounds)
+    ]
+
+
 def main(words: Sequence[str] | None = None) -> None:
-    """Measure what the arguments ask for; tell it in a table, and in files or on standard output as JSON."""
+    """
+    Measure what the arguments ask for; tell it in a table, and in files or on standard output as JSON.
+
+    Raises:
+        SystemExit: this server failed every request of a workload; all is told before.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # with all it started
     plan = workloads.read()
     asked = _arguments(plan, words)
@@ -216,8 +241,8 @@ def main(words: Sequence[str] | None = None) -> None:
     others = [each for name, each in rivals.RIVALS.items() if name in kinds and not each.is_here]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        random_model.make(folder / "random")
-        deep_model.make(folder / "deep")
+        for model in {model for _, model, _ in work} & MADE.keys():
+            MADE[model](folder / model)
         absent = absences(others, asked.rivals, folder)
         place = Place(folder, asked.rivals, absent)
         progress = Progress(sum(n * len(place.present(plan, each)) for each, _, n in work))
@@ -236,6 +261,8 @@ def main(words: Sequence[str] | None = None) -> None:
         write(asked.out, found, told, versions)
         if before:
             compare(asked.out, found, results.read(before, plan.workload), before["began_at"])
+    if lost := unmeasured(plan, found):
+        sys.exit(f"This server failed every request of: {'; '.join(lost)}.")
 
 
 def earlier(folder: Path) -> dict[str, Any] | None:
@@ -300,16 +327,17 @@ def _arguments(plan: Plan, words: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def _summary(seen: Figures) -> str:
-    """Return the figures in a few words."""
+def _summary(seen: Figures, reason: str | None) -> str:
+    """Return the figures in a few words, and the *reason* of the first failure."""
+    why = f" ({reason})" if reason else ""
     if "tokens_per_s" not in seen:
-        return f"failed: {seen['failures']:.0f} of {seen['requests']:.0f}"
+        return f"failed: {seen['failures']:.0f} of {seen['requests']:.0f}{why}"
     said = f"{seen['tokens_per_s']:7.1f} tok/s"
     if "ttft_p50_ms" in seen:
         said += f"  TTFT {seen['ttft_p50_ms']:.0f}/{seen['ttft_p99_ms']:.0f} ms"
     if "gap_p50_ms" in seen:
         said += f"  gap {seen['gap_p50_ms']:.1f}/{seen['gap_p99_ms']:.1f} ms"
-    return said + (f"  failed {seen['failures']:.0f}" if seen["failures"] else "")
+    return said + (f"  failed {seen['failures']:.0f}{why}" if seen["failures"] else "")
 
 
 if __name__ == "__main__":

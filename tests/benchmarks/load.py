@@ -29,6 +29,8 @@ _STATUS = re.compile(rb"HTTP/1\.[01] (\d+)")
 _SPOKEN = re.compile(rb'"(?:content|arguments)": ?"(?!")')
 _USAGE = re.compile(rb'"completion_tokens": ?(\d+)')
 _PREFILL = re.compile(rb'"prefill_s": ?([\d.e-]+)')
+_MESSAGE = re.compile(rb'"message": ?("(?:[^"\\]|\\.)*")')
+MAX_MESSAGE = 200
 
 
 @dataclass(frozen=True)
@@ -204,15 +206,23 @@ class Stream(asyncio.Protocol):
 
 
 def judge(raw: bytes, answer: Answer) -> None:
-    """Read status, usage and timings from a whole response; without usage it is a failure."""
+    """Read status, usage and timings from a whole response; without usage it is a failure, told in words."""
     status, usage = _STATUS.match(raw), _USAGE.search(raw[-2048:])
     if status is None or usage is None:
-        answer.failure = f"status {status[1].decode()}" if status else "no answer"
+        answer.failure = f"status {status[1].decode()}{_message(raw)}" if status else "no answer"
         return
     prefill = _PREFILL.search(raw[-2048:])
     answer.n_tokens = int(usage[1])
     answer.prefill_s = float(prefill[1]) if prefill else None
     answer.failure = None
+
+
+def _message(raw: bytes) -> str:
+    """Return what an answer says of its error, after a colon, on one line; nothing if it says nothing."""
+    found = _MESSAGE.search(raw)
+    with contextlib.suppress(ValueError):
+        return f": {' '.join(json.loads(found[1]).split())[:MAX_MESSAGE]}" if found else ""
+    return ""
 
 
 def text_of(raw: bytes) -> str:
