@@ -238,7 +238,7 @@ class Connection:
         self, request: Request, on_piece: Callable[[bytes], None] | None = None
     ) -> Exchange:
         """
-        Send *request* and read the response; *on_piece* sees each piece of its body at once.
+        Send *request* and read the response; *on_piece* sees what each read brings of its body at once.
 
         Raises:
             NoAnswer: nothing, nonsense, too much, or not all of it within the time allowed.
@@ -280,15 +280,22 @@ class Connection:
     def _read(self, request: Request, on_piece: Callable[[bytes], None] | None) -> Exchange:
         head, head_s = h11.Response(status_code=200, headers=[]), 0.0
         body = bytearray()
-        while not isinstance(event := self._next_event(), h11.EndOfMessage):
+        n_told = 0
+
+        def tell() -> None:
+            nonlocal n_told
+            if on_piece and len(body) > n_told:
+                on_piece(bytes(body[n_told:]))
+                n_told = len(body)
+
+        while not isinstance(event := self._next_event(tell), h11.EndOfMessage):
             if isinstance(event, h11.Response):
                 head, head_s = event, time.monotonic() - self._began
             elif isinstance(event, h11.Data):
                 body += event.data
-                if on_piece:
-                    on_piece(bytes(event.data))
             if len(body) > MAX_BODY_BYTES:
                 raise NoAnswer(f"more than {MAX_BODY_BYTES} bytes")
+        tell()
         headers = tuple((name.decode("latin-1"), value) for name, value in head.headers.raw_items())
         total_s = time.monotonic() - self._began
         return Exchange(
@@ -302,8 +309,9 @@ class Connection:
             total_s,
         )
 
-    def _next_event(self) -> object:
+    def _next_event(self, before_read: Callable[[], None]) -> object:
         while (event := self._http.next_event()) is h11.NEED_DATA:
+            before_read()
             self._socket.settimeout(self._time_left())
             piece = self._socket.recv(PIECE_BYTES)
             if not piece and not self._has_begun:
