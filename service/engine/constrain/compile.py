@@ -14,7 +14,7 @@ from collections import OrderedDict
 from llguidance import LLMatcher, LLTokenizer
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from service.engine.constrain.grammar import AnswerForm, GrammarBuilder
+from service.engine.constrain.grammar import AnswerForm, GrammarBuilder, flaw
 from service.engine.constrain.prover import Prover, TooComplex
 from service.engine.constrain.token_mask import EndOfThoughts, GrammarMask
 from service.engine.model.vocabulary import Vocabulary
@@ -153,6 +153,8 @@ class GrammarCompiler:
         matcher = LLMatcher(self._ll_tokenizer, grammar, log_level=0)
         if not matcher.is_error():
             matcher.compute_bitmask()  # a grammar that is too complex for its first token shows now
+        elif form.is_schema and (told := flaw(form)):
+            raise UnfitGrammar(form, _in_short(told))
         return matcher
 
 

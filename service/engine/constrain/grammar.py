@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from llguidance import LLMatcher
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from service.engine.constrain.keywords import simplify, unfollowed
 from service.engine.constrain.schema import narrow
 from service.engine.model.vocabulary import special_tokens
 from service.engine.text.call_format import formats
@@ -22,6 +23,9 @@ from service.protocol import Constraint, Tool
 
 # White space as Python's json writes it, which models have seen most; if it weren't fixed, it need never end.
 _SPACED: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+# Keywords that can't be followed are left to the model, where it isn't bound to a tool's schema.
+_LENIENT: Any = {"lenient": True, "coerce_one_of": True}
 
 # What the terms in frames stand for.
 _TERMS = ("BREAK: /\\n/", "COUNT: /[0-9]/", "TEXT: /(.|\\n)*/")
@@ -148,10 +152,30 @@ class GrammarBuilder:
         return " ".join(filter(None, found))
 
 
+def flaw(form: AnswerForm) -> str | None:
+    """Return what is wrong with a schema of *form*, in the words of the schema; None: nothing is."""
+    tools = [tool for tool in form.tools if not form.must_call or tool.name in form.must_call]
+    parts = [(f"the arguments of {tool.name}: ", _arguments(tool)) for tool in tools]
+    if form.constraint is not None and form.constraint.kind == "json_schema":
+        parts.append(("", _followed(json.loads(form.constraint.source)) | {"x-guidance": _SPACED}))
+    for where, schema in parts:
+        error = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(json.dumps(schema)))
+        if error.startswith(("Unimplemented keys", "oneOf")):
+            error = unfollowed(schema) or error
+        if error:
+            return where + error.replace("while processing json-schema:///#", "at #")
+    return None
+
+
+def _followed(schema: Any) -> Any:
+    return narrow(simplify(schema))
+
+
 def _arguments(tool: Tool) -> Any:
     """Return the schema of a tool's arguments; a tool without a schema takes no arguments."""
     schema = json.loads(tool.parameters) or {"additionalProperties": False}
-    return narrow({"type": "object"} | schema) | {"x-guidance": _SPACED}
+    options = _SPACED if tool.strict else _SPACED | _LENIENT
+    return _followed({"type": "object"} | schema) | {"x-guidance": options}
 
 
 def _answer(constraint: Constraint) -> Grammar:
@@ -170,7 +194,7 @@ def _answer(constraint: Constraint) -> Grammar:
 
 
 def _json(schema: Any) -> Grammar:
-    text = json.dumps(narrow(schema))  # as text, since integers in it may be of any size
+    text = json.dumps(_followed(schema))  # as text, since integers in it may be of any size
     return _part(LLMatcher.grammar_from_json_schema(text, defaults=_SPACED))
 
 

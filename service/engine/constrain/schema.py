@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
+
+from service.engine.constrain.keywords import schemas
 
 MAX_INTEGER = (
     2**53 - 1
 )  # protocol: the largest that every reader of JSON takes exactly (RFC 8259, section 6)
-# Keywords by what they hold (JSON Schema 2020-12, section 10): schemas by name, a list of them, or one.
-_BY_NAME = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
-_LISTED = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
-_ALONE = ("items", "additionalProperties", "contains", "propertyNames", "not", "if", "then", "else")
 # Keywords by which several schemas describe one object, each some of its properties.
 _COMPOSING = ("if", "dependentSchemas", "patternProperties")
 _COMPOSING_BESIDE_PROPERTIES = ("allOf", "anyOf", "oneOf", "$ref")
@@ -25,30 +22,13 @@ def narrow(schema: Any) -> Any:
     its properties gets no others, unless its schema says so, or anything in the whole schema composes objects
     of parts.
     """
-    schemas = list(_schemas(schema))
-    may_close = not any(map(_composes, schemas))
-    for each in schemas:
+    found = [each for _, each in schemas(schema)]
+    may_close = not any(map(_composes, found))
+    for each in found:
         if may_close and _names_all(each):
             each.setdefault("additionalProperties", False)
         _bound(each)
     return schema
-
-
-def _schemas(schema: Any) -> Iterator[dict[str, Any]]:
-    """Yield *schema* and every schema in it."""
-    unvisited = [schema]
-    while unvisited:
-        each = unvisited.pop()
-        if not isinstance(each, dict):
-            continue
-        yield each
-        for key in _BY_NAME:
-            if isinstance(named := each.get(key), dict):
-                unvisited += named.values()
-        for key in _LISTED:
-            if isinstance(listed := each.get(key), list):
-                unvisited += listed
-        unvisited += [each[key] for key in _ALONE if key in each]
 
 
 def _composes(schema: dict[str, Any]) -> bool:
