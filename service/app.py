@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import click
 from falcon.asgi import App
 
+from service import models_file
 from service import settings as options
 from service.catalog.resolve import Names
 from service.fleet.admission import Admission
@@ -14,6 +16,7 @@ from service.fleet.fleet import Fleet
 from service.fleet.lifecycle import Lifecycle
 from service.fleet.served_model import N_QUESTIONS, ServedModel
 from service.fleet.supervisor import ENGINE_COMMAND, Supervisor
+from service.models_file import Plan
 from service.protocol import Load
 from service.settings import Settings
 from service.telemetry import Metrics, configure_logging
@@ -47,9 +50,12 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
     """
     configure_logging(settings.log_level)
     metrics = Metrics()
-    model = _served(settings, metrics, engine)
-    names = Names(dict(settings.model_aliases), settings.any_model_name)
-    fleet = Fleet([model], names)
+    plans = models_file.plans(settings)
+    served = [_served(plan, metrics, engine) for plan in plans]
+    aliases = {alias: str(plan.settings.model_id) for plan in plans for alias in plan.aliases}
+    names = Names(aliases | dict(settings.model_aliases), settings.any_model_name)
+    is_shared = len(plans) > 1
+    fleet = Fleet(served, names, models_file.memory_bytes(settings) if is_shared else None)
     metrics.permits_in_use.set_function(lambda: fleet.n_permits_in_use)
     metrics.queue_length.set_function(lambda: fleet.n_waiting)
     intake = Intake(fleet, metrics)
@@ -91,11 +97,12 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
     return lifespan.edge
 
 
-def _served(settings: Settings, metrics: Metrics, engine: Sequence[str]) -> ServedModel:
-    """Return the one model that *settings* name."""
+def _served(plan: Plan, metrics: Metrics, engine: Sequence[str]) -> ServedModel:
+    """Return the model of *plan*, not loaded yet."""
+    settings = plan.settings
     supervisor = Supervisor(
         load_message(settings),
-        Lifecycle(warmup_enabled=settings.warmup),
+        Lifecycle(warmup_enabled=settings.warmup, is_on_demand=plan.stay.is_on_demand),
         metrics,
         command=engine,
         stall_s=settings.stall_timeout_s,
@@ -104,7 +111,11 @@ def _served(settings: Settings, metrics: Metrics, engine: Sequence[str]) -> Serv
     )
     queue = (settings.queue_size, settings.queue_timeout_s)
     return ServedModel(
-        supervisor, Admission(settings.max_concurrency, *queue), Admission(N_QUESTIONS, *queue)
+        supervisor,
+        Admission(settings.max_concurrency, *queue),
+        Admission(N_QUESTIONS, *queue),
+        plan.stay,
+        plan.card,
     )
 
 
@@ -116,7 +127,11 @@ def load_message(settings: Settings) -> Load:
 def __getattr__(name: str) -> Edge:
     """Make `app` when a server first asks for it, so that importing this module reads no settings."""
     if name == "app":
-        app = create_app(options.from_environment())
+        try:
+            app = create_app(options.from_environment())
+        except click.ClickException as error:
+            error.show()
+            raise SystemExit(options.BOOT_FAILURE_STATUS) from None
         globals()["app"] = app
         return app
     raise AttributeError(name)

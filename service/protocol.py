@@ -275,6 +275,7 @@ class Load(Message, frozen=True):
 
     Attributes:
         model_path: folder or hub id; None: the model built in.
+        model_id: name to serve it under; None: its folder's name or its hub id.
         context_length: cap in tokens; None: the model's own.
         max_concurrency: most requests that generate at once.
         warmup: run a real prefill and decode steps before `WarmedUp`.
@@ -282,6 +283,7 @@ class Load(Message, frozen=True):
         allow_grammars: requests may bring grammars of their own.
         kv_bits: bits of a number in the KV cache, 4 or 8; None: not quantized.
         max_kv_size: most tokens that a layer's KV cache holds for one request; None: all.
+        memory_mb: memory to plan with, weights included, in MB; None: what the machine has left.
         kv_memory_mb: memory for the KV cache of all rows, in MB; None: what the machine has left.
         prefix_cache_mb: memory for the KV caches of earlier prompts, in MB; 0: none.
         prefix_cache_path: folder that keeps the prefix cache over a restart; None: memory only.
@@ -302,8 +304,10 @@ class Load(Message, frozen=True):
     warmup: bool
     log_level: str
     allow_grammars: bool = False
+    model_id: str | None = None
     kv_bits: int | None = None
     max_kv_size: int | None = None
+    memory_mb: int | None = None
     kv_memory_mb: int | None = None
     prefix_cache_mb: int = 0
     prefix_cache_path: str | None = None

@@ -161,6 +161,10 @@ class Settings:
         "Folder with an MLX model, or a model of the hub: mlx-community/NAME or hf:OWNER/NAME. None: the "
         "small model built in.",
     )  # fmt: skip
+    model_id: str | None = _option(
+        "MODEL_ID", "--model-id", click.STRING, None,
+        "Name to serve the model under. None: its folder's name or its hub id.",
+    )  # fmt: skip
     model_type: str = _option(
         "MODEL_TYPE", "--model-type", ModelType(), "lm",
         "Kind of the model. Only lm, a language model, can be served yet.",
@@ -180,6 +184,25 @@ class Settings:
     any_model_name: bool = _option(
         "ANY_MODEL_NAME", "--any-model-name", click.BOOL, False,
         "Answer with the only model that is served, whatever model a request names.",
+    )  # fmt: skip
+    models_file: str | None = _option(
+        "MODELS_FILE", "--models", click.STRING, None,
+        "File that names several models to serve, in TOML; the first is loaded at the start, each other when "
+        "a request asks for it. None: one model.",
+    )  # fmt: skip
+    models_dir: str | None = _option(
+        "MODELS_DIR", "--models-dir", click.STRING, None,
+        "Folder whose models are all served, each under its folder's name. None: one model.",
+    )  # fmt: skip
+    models_memory_mb: int | None = _option(
+        "MODELS_MEMORY_MB", "--models-memory-mb", Whole(min=1), None,
+        "Most memory that the engines of several models hold together, in MB; the model unused for longest "
+        "makes room. None: two thirds of the machine's.",
+    )  # fmt: skip
+    model_idle_timeout_s: float | None = _option(
+        "MODEL_IDLE_TIMEOUT", "--model-idle-timeout", Seconds(0, 86400, min_open=True), None,
+        "Seconds without a request after which a model that was loaded for a request is unloaded. None: only "
+        "when another needs its room.",
     )  # fmt: skip
     host: str = _option(
         "SERVER_HOST", "--host", click.STRING, "127.0.0.1",
@@ -231,6 +254,11 @@ class Settings:
     max_kv_size: int | None = _option(
         "MAX_KV_SIZE", "--max-kv-size", Whole(min=16), None,
         "Most tokens that a layer's KV cache holds for one request; it forgets the oldest. None: all tokens.",
+    )  # fmt: skip
+    memory_mb: int | None = _option(
+        "MEMORY_MB", "--memory-mb", Whole(min=64), None,
+        "Memory that a model plans with, in MB: for its weights, its KV cache and its prefix cache. None: "
+        "what the machine has left.",
     )  # fmt: skip
     kv_memory_mb: int | None = _option(
         "KV_MEMORY_MB", "--kv-memory-mb", Whole(min=1), None,

@@ -14,7 +14,7 @@ STOREYS = (
     {"openai"},
     {"anthropic"},
     {"fleet"},
-    {"web"},
+    {"web", "models_file"},
     {"app"},
     {"command"},
     {"__main__"},

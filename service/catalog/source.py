@@ -8,11 +8,12 @@ publishes models for MLX, `mlx-community/…`. Of any other `owner/name` only th
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.catalog.card import UnfitModel
+from service.catalog.card import UnfitModel, model_id_of
 
 MARK = "hf:"
 PUBLISHERS = ("mlx-community",)
@@ -59,3 +60,37 @@ def of(text: str, setting: str = "MODEL_PATH") -> Path | HubModel:
     if not _HUB_ID.fullmatch(text) or Path(owner).is_dir():
         raise UnfitModel(f"{setting} names no folder that exists, and is no hub id", value=text)
     return HubModel(text, may_be_asked_for=owner in PUBLISHERS)
+
+
+def name_of(text: str) -> str:
+    """
+    Return the name that the model at *text* is served under, unless another is set.
+
+    Raises:
+        UnfitModel: as `of` raises it.
+    """
+    found = of(text)
+    return model_id_of(found) if isinstance(found, Path) else found.id
+
+
+def snapshot_in(folder: Path) -> Path:
+    """Return the snapshot that is current in a model's folder of the hub's cache; others stay as they are."""
+    reference = folder / "refs" / "main"
+    if not reference.is_file() or (folder / "config.json").is_file():
+        return folder
+    return folder / "snapshots" / reference.read_text("utf-8").strip()
+
+
+def cached(model: HubModel) -> Path | None:
+    """Return the folder of the hub's *model* in its cache on this machine; None: it isn't there."""
+    kept = _hub_cache() / f"models--{model.id.replace('/', '--')}"
+    found = snapshot_in(kept)
+    return found if (found / "config.json").is_file() else None
+
+
+def _hub_cache() -> Path:
+    """Return where the hub's own library keeps models, by the variables that it reads."""
+    if found := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(found).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("HF_HOME", f"{cache}/huggingface")).expanduser() / "hub"

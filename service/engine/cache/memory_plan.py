@@ -7,8 +7,9 @@ What an engine may remember, planned at its start, so that no number of requests
     ├── KV cache      of all rows together, at least of one as long as the context, if there is room
     └── prefix cache  as it was asked for, or what is left: it gives way first
 
-Where even one row of the model's context has no room, the context is cut to what has. `KV_MEMORY_MB`, where
-it is set, is the KV cache's part exactly, whatever the machine says.
+Where even one row of the model's context has no room, the context is cut to what has. `MEMORY_MB` bounds the
+whole, weights included. `KV_MEMORY_MB`, where it is set, is the KV cache's part exactly, whatever the machine
+says.
 """
 
 from __future__ import annotations
@@ -134,13 +135,14 @@ def plan(
     longest = loaded.card.context_length
     step = measured(loaded.model, caches, longest)
     n_drawn = order.max_concurrency * (1 + order.num_draft_tokens)
-    usable = usable_bytes()
+    usable = _usable_bytes(loaded, order)
     left = int(usable * (1 - RESERVE)) - step.logits_bytes(n_drawn)
     if order.kv_memory_mb is None:
         context_length = _longest(longest, sequence_bytes, step, left)
         if context_length < MIN_CONTEXT:
             raise UnfitModel(
-                f"the {usable // MB} MB that the machine has left beside its weights "
+                f"the {usable // MB} MB that {'MEMORY_MB' if order.memory_mb else 'the machine'} has left "
+                "beside its weights "
                 f"have room for {context_length} tokens of it"
             )
     else:
@@ -193,6 +195,13 @@ def set_limits(made: MemoryPlan) -> None:
     if mx.metal.is_available():
         mx.set_cache_limit(max(made.step_bytes, BUFFERS_BYTES))
         mx.set_wired_limit(working_set_bytes())
+
+
+def _usable_bytes(loaded: LoadedModel, order: Load) -> int:
+    """Return what there is beside the weights: in the machine, and by `MEMORY_MB`."""
+    if order.memory_mb is None:
+        return usable_bytes()
+    return max(min(usable_bytes(), order.memory_mb * MB - size_bytes(loaded.model)), 0)
 
 
 def _longest(

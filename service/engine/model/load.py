@@ -89,7 +89,9 @@ def open_model(order: Load, *, is_lazy: bool = False) -> LoadedModel:
     model_id, folder = locate(order.model_path, with_code=order.trust_remote_code)
     template = read_template(order.chat_template)
     created, defaults = int(time.time()), class_defaults(folder)
-    card = read_card(folder, model_id, order.context_length, created, template, defaults)
+    card = read_card(
+        folder, order.model_id or model_id, order.context_length, created, template, defaults
+    )
     if not order.trust_remote_code:
         check_code(folder)
     check_weights(folder)
@@ -160,17 +162,9 @@ def locate(
         return EMBEDDED_ID, EMBEDDED_FOLDER
     found = source.of(model_path, setting)
     if isinstance(found, Path):
-        return model_id_of(found), _snapshot_in(found)
+        return model_id_of(found), source.snapshot_in(found)
     wanted = hub.WANTED_FILES + hub.CODE_FILES * with_code
     return found.id, hub.had(found, wanted, setting, hear)
-
-
-def _snapshot_in(folder: Path) -> Path:
-    """Return the snapshot that is current in a model's folder of the hub's cache; others stay as they are."""
-    reference = folder / "refs" / "main"
-    if not reference.is_file() or (folder / "config.json").is_file():
-        return folder
-    return folder / "snapshots" / reference.read_text("utf-8").strip()
 
 
 def class_defaults(folder: Path) -> dict[str, Any]:

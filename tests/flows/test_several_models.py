@@ -1,0 +1,109 @@
+"""Three models behind one address, two of them in memory at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.catalog.card import EMBEDDED_FOLDER
+from tests.live import MODULE, LiveServer, running
+
+FILE = """
+[[model]]
+id = "chat"
+path = "{path}"
+aliases = ["gpt-4o"]
+memory_mb = 400
+
+[[model]]
+id = "coder"
+path = "{path}"
+context_length = 256
+memory_mb = 400
+
+[[model]]
+id = "critic"
+path = "{path}"
+memory_mb = 400
+idle_timeout = 1
+"""
+BUDGET_MB = 900  # for two
+ANSWER = {"messages": [{"role": "user", "content": "What does /health mean?"}], "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """Return a server whose default model is up."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "models.toml").write_text(FILE.format(path=EMBEDDED_FOLDER))
+    how = (*MODULE, "--models", str(folder / "models.toml"))
+    with running(folder / "log", how, MODELS_MEMORY_MB=str(BUDGET_MB)) as live:
+        live.wait_until("/readyz", 200)
+        yield live
+
+
+def states(http: httpx.Client) -> dict[str, str]:
+    """Return the state of each model that can be asked for."""
+    return {model["id"]: model["state"] for model in http.get("/v1/models").json()["data"]}
+
+
+def ask(http: httpx.Client, model: str, **more: object) -> httpx.Response:
+    """Ask *model*."""
+    return http.post(
+        "/v1/chat/completions", json={"model": model, "max_tokens": 8, **ANSWER, **more}
+    )
+
+
+def test_models_come_when_they_are_asked_for_and_make_room(server: LiveServer) -> None:
+    """All are listed; the guide's gate speaks of the default; the third takes the room of the second."""
+    with server.client() as http:
+        health = http.get("/health").json()
+        assert {"chat": "ready", "coder": "unloaded", "critic": "unloaded"} == states(http)
+        assert ("chat", True) == (health["model_id"], health["models_healthy"])
+        first = ask(http, "gpt-4o")
+        assert ("chat", 1) == (first.json()["model"], len(server.engines()))
+
+        second = ask(http, "coder")
+        assert "coder" == second.json()["model"]
+        assert 2 == len(server.engines())
+        assert 256 == http.get("/v1/models/coder").json()["context_length"]
+        said = [each.json()["choices"][0]["message"]["content"] for each in (first, second)]
+        assert said[0] == said[1] != ""
+
+        third = ask(http, "critic", stream=True)
+        assert 200 == third.status_code
+        assert third.text.endswith("data: [DONE]\n\n")
+        assert ("ready", "unloaded") == (states(http)["chat"], states(http)["coder"])
+        assert 2 == len(server.engines())
+
+        deadline_s = time.monotonic() + 30
+        while len(server.engines()) > 1:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+        (critic,) = [m for m in http.get("/readyz").json()["models"] if m["id"] == "critic"]
+        assert ("unloaded", "nobody asked for it") == (critic["state"], critic["reason"])
+
+
+def test_name_of_no_model_names_those_that_are_served(server: LiveServer) -> None:
+    """The loaded and the others; and none is meant where none is named."""
+    with server.client() as http:
+        wrong = ask(http, "gpt-5").json()["error"]
+        unnamed = http.post("/v1/chat/completions", json=ANSWER).json()["error"]
+
+    assert "model_not_found" == wrong["code"] == unnamed["code"]
+    assert "Served: chat, gpt-4o, coder, critic." in wrong["message"]
+
+
+def test_bad_file_stops_the_start(tmp_path: Path) -> None:
+    """With its line, on the terminal, and no traceback."""
+    (tmp_path / "models.toml").write_text('[[model]]\nid = "a"\npath = "./a"\n')
+    with running(tmp_path / "log", (*MODULE, "--models", str(tmp_path / "models.toml"))) as live:
+        live.process.wait(30)
+        told = live.log_text()
+
+    assert "models.toml, line 2" in told
+    assert "Traceback" not in told
