@@ -47,7 +47,7 @@ def with_model(name: str, run: Callable[[Settings], None], help_: str) -> click.
             options["model_path"] = model
         read_options(**options)
 
-    argument = click.Argument(["model"], metavar="MODEL", required=False, callback=_checked)
+    argument = click.Argument(["model"], metavar="[MODEL]", required=False, callback=_checked)
     return click.Command(
         name, params=[argument, *made.params], callback=read, help=help_, epilog=made.epilog
     )
