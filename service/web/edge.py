@@ -215,7 +215,8 @@ class Edge:
         metrics: where requests are counted.
         guard: what a request must pass before its body is read.
         cors: which web pages may read answers.
-        on_start: told the `send` of the lifespan, before the server opens its socket.
+        on_start: told the `send` of the lifespan, before the server opens its socket; returns why it may not
+            begin, None if it may.
     """
 
     def __init__(
@@ -224,7 +225,7 @@ class Edge:
         metrics: Metrics,
         guard: Guard | None = None,
         cors: Cors | None = None,
-        on_start: Callable[[Send], None] = servers.limit,
+        on_start: Callable[[Send], str | None] = servers.limit,
     ) -> None:
         self._app = app
         self._metrics = metrics
@@ -240,8 +241,10 @@ class Edge:
             await receive()
             await send({"type": "websocket.close", "code": 1008})
             return
-        if scope["type"] == "lifespan":
-            self._on_start(send)
+        if scope["type"] == "lifespan" and (refusal := self._on_start(send)) is not None:
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": refusal})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

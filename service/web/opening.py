@@ -26,6 +26,13 @@ _VARIABLES = {"SERVER_HOST": "host", "SERVER_PORT": "port"}
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
+# One event loop takes some 40 us a token: 20,000 tokens a second, more than the models on one machine make.
+ONE_WORKER = (
+    "This server has one worker, and {} were asked for: each would load the models again and keep responses "
+    "of its own. MAX_CONCURRENCY lets more requests generate at once."
+)
+
+
 class Opening:
     """
     What is done when a server begins.
@@ -39,8 +46,10 @@ class Opening:
         self._settings = settings
         self._terminal = terminal
 
-    def __call__(self, lifespan_send: object) -> None:
-        """Do it; *lifespan_send* is the `send` of the ASGI lifespan."""
+    def __call__(self, lifespan_send: object) -> str | None:
+        """Do it; *lifespan_send* is the `send` of the ASGI lifespan. Return why the server may not begin."""
+        if (n_workers := servers.n_workers(lifespan_send)) > 1:
+            return ONE_WORKER.format(n_workers)
         servers.limit(lifespan_send)
         config = servers.uvicorn_of(lifespan_send)
         for variable in unheeded(self._settings, config, os.environ):
@@ -48,6 +57,7 @@ class Opening:
         if config is not None and not is_loopback(config.host) and self._settings.api_key is None:
             _log.warning("Listening on %s without an API_KEY: anyone can use it.", config.host)
         self._terminal.start(None if config is None else url_of(config))
+        return None
 
 
 def unheeded(

@@ -73,6 +73,18 @@ def uvicorn_of(lifespan_send: object) -> uvicorn.Config | None:
     return config if isinstance(config, uvicorn.Config) else None
 
 
+def n_workers(lifespan_send: object) -> int:
+    """Return how many workers the server was asked for, of which this process is one."""
+    if (config := uvicorn_of(lifespan_send)) is not None:
+        return config.workers
+    if "gunicorn.arbiter" not in sys.modules:
+        return 1
+    from gunicorn.app.wsgiapp import WSGIApplication
+
+    # It reads the command line, the environment and gunicorn's file once more, as the parent process did.
+    return int(WSGIApplication().cfg.workers)
+
+
 def transport_of(send: object) -> Transport | None:
     """Return the connection that an ASGI *send* writes to; None where the server keeps it to itself."""
     owner = getattr(send, "__self__", None)  # uvicorn's is a method

@@ -129,3 +129,17 @@ def test_a_bad_setting_stops_the_start(way: str) -> None:
     assert done.returncode != 0
     assert "QUEUE_SIZE" in done.stderr
     assert "'many' is not in the range 0<=x<=100000" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "way", [(*UVICORN, "--workers", "2"), (*GUNICORN, "-w", "2")], ids=["uvicorn", "gunicorn"]
+)
+def test_second_worker_is_refused(way: tuple[str, ...], tmp_path: Path) -> None:
+    """It would load the model again; the whole server ends, and a sentence says why."""
+    with running(tmp_path / "log", way) as server:
+        status = server.process.wait(60)
+        told = server.log_text()
+
+    assert "This server has one worker, and 2 were asked for" in told
+    assert "service/" not in told  # no traceback of ours; gunicorn prints one of its own
+    assert (0 if "uvicorn" in way else 3) == status  # uvicorn's parent process has no other
