@@ -21,6 +21,10 @@ from tests.test_settings import TABLE
 # What only the API process reads.
 API_OPTIONS = {
     "model_type",
+    "models_file",
+    "models_dir",
+    "models_memory_mb",
+    "model_idle_timeout_s",
     "host",
     "allowed_hosts",
     "load_timeout_s",
