@@ -94,6 +94,15 @@ def test_errors_table_is_the_code_s() -> None:
     assert errors_table() == between(PAGES["service/ERRORS.md"], "errors")
 
 
+def test_finer_codes_are_told() -> None:
+    """Each code that the source gives to a refusal, and that is no error's own, stands on the page."""
+    source = "".join(path.read_text("utf-8") for path in (ROOT / "service").rglob("*.py"))
+    given = {*re.findall(r'code="([a-z_]+)"', source)}
+
+    assert given
+    assert [] == sorted(code for code in given if f"`{code}`" not in PAGES["service/ERRORS.md"])
+
+
 def test_routes_table_is_the_contract_s() -> None:
     """Each route of the OpenAPI document is on the page, and no other."""
     page = PAGES["service/ENDPOINTS.md"]
@@ -276,6 +285,22 @@ def test_variables_that_pages_name_are_settings() -> None:
         probe["httpGet"]["path"] for probe in yaml.safe_load(probes).values()
     ]
     assert "serve" == plistlib.loads(agent.encode())["ProgramArguments"][1]
+
+
+def test_models_that_fit_a_mac_are_counted_right() -> None:
+    """The table of MAC.md is the arithmetic that stands above it."""
+    per_token = 2 * 32 * 8 * 128 * 2
+    rows = []
+    for memory_gb in (8, 16, 32, 64):
+        usable_gb = memory_gb * (2 / 3 if memory_gb <= 32 else 3 / 4) * 0.9
+        left_gb = usable_gb - 8192 * per_token / 1e9
+        four, eight = (int(left_gb * 8 / bits) for bits in (4.5, 8.5))
+        rows.append(
+            f"| {memory_gb} GB | {usable_gb:.1f} GB | up to {four} billion | up to {eight} billion |"
+        )
+
+    assert f"{per_token / 1e3:.0f} MB for 1,000 tokens" in " ".join(PAGES["service/MAC.md"].split())
+    assert "\n".join(rows) in PAGES["service/MAC.md"]
 
 
 def test_picture_shows_figures_of_the_page() -> None:
