@@ -161,6 +161,7 @@ INTERFACES = (
         (ChatParams,),
         _read("chat-request", lambda body: chat.parse(body, CARD)),
         {
+            "function_call": {"functions": [{"name": "x"}]},
             "stream_options": {"stream": True},
             "tool_choice": {"tools": [_CHAT_TOOL]},
             "top_logprobs": {"logprobs": True},

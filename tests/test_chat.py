@@ -48,7 +48,8 @@ SUPPORTED = {
     "presence_penalty", "repetition_penalty", "logit_bias", "logprobs", "top_logprobs", "tools",
     "tool_choice", "parallel_tool_calls", "response_format", "structured_outputs", "guided_json",
     "guided_regex", "guided_choice", "guided_grammar", "reasoning_effort", "chat_template_kwargs",
-    "priority", "json_schema", "min_tokens", "add_generation_prompt", "continue_final_message",
+    "functions", "function_call", "priority", "json_schema", "min_tokens",
+    "add_generation_prompt", "continue_final_message",
 }  # fmt: skip
 # What changes nothing whatever its value: notes of the client.
 IGNORED = {"user", "metadata", "store"}
@@ -247,8 +248,6 @@ def test_every_documented_field_has_its_fate() -> None:
     [
         ("audio", {"voice": "x", "format": "wav"}),
         ("audio", {}),
-        ("function_call", {"name": "f"}),
-        ("functions", [{"name": "f"}]),
         ("grammar", "root ::= x"),
         ("modalities", ["text", "audio"]),
         ("moderation", {"model": "m"}),
@@ -476,7 +475,7 @@ def test_tool_calls_when_null() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", ["{", "[]", "1", '"x"', "null", "{} x", '{"a": NaN}', "plain", " "]
+    "arguments", ["[]", "1", '"x"', "null", "{} x", '{"a": NaN}', "plain", " "]
 )
 def test_tool_arguments_when_no_object(arguments: str) -> None:
     """A template may parse arguments: what is no JSON object never reaches it."""
@@ -512,6 +511,92 @@ def test_custom_tool_is_a_function_of_one_text() -> None:
     assert ("^(?:[a-z]+)$", True) == (input_of(formed)["pattern"], formed.strict)
     assert TOOLS[0] == function
     assert {"run", "g"} == asked.custom_tools
+
+
+@pytest.mark.parametrize(
+    ("cut", "mended"),
+    [
+        ("{", "{}"),
+        ('{"a": ', "{}"),
+        ('{"a": 1, "b', '{"a": 1}'),
+        ('{"a": 1, "b": tr', '{"a": 1}'),
+        ('{"a": 12', '{"a": 12}'),
+        ('{"a": "x, {y', '{"a": "x, {y"}'),
+        ('{"a": "x\\', '{"a": "x"}'),
+        ('{"a": "x\\u00', '{"a": "x"}'),
+        ('{"a": "\\\\', '{"a": "\\\\"}'),
+        ('{"a": [1, {"b": "c"', '{"a": [1, {"b": "c"}]}'),
+        ('{"a": [1, {"b', '{"a": [1, {}]}'),
+    ],
+)
+def test_cut_call_is_taken_back(cut: str, mended: str) -> None:
+    """The arguments that a limit of tokens cut are an object again, with all that they said."""
+    (turn,) = turns(
+        {
+            "role": "assistant",
+            "tool_calls": [CALL | {"function": {"name": "add", "arguments": cut}}],
+        }
+    )
+
+    assert (ToolCall("c1", "add", mended),) == turn.tool_calls
+
+
+FUNCTIONS = [ADD["function"], NOW["function"]]
+
+
+@pytest.mark.parametrize(
+    ("choice", "offered", "demanded"),
+    [
+        (None, TOOLS, ()),
+        ("auto", TOOLS, ()),
+        ("none", (), ()),
+        ({"name": "now"}, TOOLS, ("now",)),
+    ],
+)
+def test_functions_are_tools(
+    choice: Any, offered: tuple[Tool, ...], demanded: tuple[str, ...]
+) -> None:
+    """The older form of tools, of which a message has but one."""
+    asked = parsed(functions=FUNCTIONS, function_call=choice)
+    (found,) = asked.jobs
+    assert isinstance(found.prompt, Chat)
+
+    assert (offered, demanded) == (found.prompt.tools, found.must_call)
+    assert not found.parallel_tool_calls
+    assert asked.in_older_form
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"functions": FUNCTIONS, "tools": [ADD]}, "functions"),
+        ({"functions": [FUNCTIONS[0]] * 2}, "functions"),
+        ({"functions": FUNCTIONS, "function_call": {"name": "f"}}, "function_call"),
+        ({"function_call": {"name": "add"}}, "function_call"),
+        ({"functions": [{}]}, "functions.0.name"),
+        ({"functions": FUNCTIONS, "function_call": "required"}, "function_call"),
+    ],
+)
+def test_functions_that_can_not_be(change: dict[str, Any], param: str) -> None:
+    """Both forms at once, one name twice, one that is demanded and not there."""
+    assert param == refusal(**change).param
+
+
+def test_call_in_the_older_form() -> None:
+    """It has no id, whole and streamed, and a finish reason of its own."""
+    call = ToolCall("c1", "add", '{"a": 1}')
+    answer = ChatAnswer("m", Usage(1), in_older_form=True)
+    last = Delta(1, "", 1, "tool_calls", tool_calls=(call,))
+    whole, chunk = answer.completion([[last]]), answer.chunk(0, last)
+    contracts.check("chat-completion", whole)
+    contracts.check("chat-completion-chunk", chunk)
+    (told,), (piece,) = whole["choices"], chunk["choices"]
+    function = {"name": "add", "arguments": '{"a": 1}'}
+
+    assert function == told["message"]["function_call"] == piece["delta"]["function_call"]
+    assert "function_call" == told["finish_reason"] == piece["finish_reason"]
+    assert "tool_calls" not in told["message"].keys() | piece["delta"].keys()
+    assert None is told["message"]["content"]
 
 
 def test_custom_tool_with_a_grammar() -> None:

@@ -400,11 +400,14 @@ def test_thinking(change: dict[str, Any], thinking: bool | None, options: dict[s
 
 
 def test_thinking_when_the_model_does_not() -> None:
-    """A model without thoughts can't be asked for them; not to think is no trouble to it."""
-    error = refusal(PLAIN, thinking={"type": "enabled", "budget_tokens": 1024})
+    """A model without thoughts answers as it would anyhow, and says so; not to think is no trouble to it."""
+    body = {"model": "m", "max_tokens": 8, "messages": [{"role": "user", "content": "Hi"}]}
+    wanted = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
 
-    assert ("unsupported_parameter", "thinking.type") == (error.code, error.param)
-    assert asked(PLAIN, thinking={"type": "disabled"})
+    assert ("thinking",) == parse(body | wanted, PLAIN).ignored
+    assert parse(body, PLAIN).job == parse(body | wanted, PLAIN).job
+    assert () == parse(body | wanted, THINKER).ignored
+    assert () == parse(body | {"thinking": {"type": "disabled"}}, PLAIN).ignored
 
 
 def test_effort_when_the_model_does_not_think() -> None:

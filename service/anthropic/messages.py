@@ -91,7 +91,10 @@ def parse(body: Mapping[str, Any], card: ModelCard) -> MessageRequest:
         job,
         request_fields.priority(body),
         is_stream=bool(body.get("stream")),
-        ignored=request_fields.ignored_effort("output_config.effort", _effort(body), card),
+        ignored=(
+            *_ignored_thinking(body, card),
+            *request_fields.ignored_effort("output_config.effort", _effort(body), card),
+        ),
     )
 
 
@@ -100,7 +103,7 @@ def prompt(body: Mapping[str, Any], card: ModelCard) -> Chat:
     Return what the model of *card* is to read; *body* has passed `message-tokens-request` at least.
 
     Raises:
-        UnsupportedParameter: it asks a model that can't for thinking or tools, or brings a tool that
+        UnsupportedParameter: it asks a model that can't for tools, or brings a tool that
             the server would have to know.
         InvalidRequest: over MAX_MESSAGES, blocks that this model can't read, two tools of one name, a
             demand for a tool that is not offered, or a schema that can't be.
@@ -144,13 +147,17 @@ def _switches(body: Mapping[str, Any], card: ModelCard) -> dict[str, Any]:
     """Return what the chat template is told of thinking; `adaptive` leaves it to the model."""
     found: dict[str, Any] = {}
     kind, effort = (body.get("thinking") or {}).get("type"), _effort(body)
-    if kind == "enabled" and not card.knows_thinking:
-        raise UnsupportedParameter("This model does not think.", param="thinking.type")
-    if kind in {"enabled", "disabled"}:
+    if kind == "disabled" or (kind == "enabled" and card.knows_thinking):
         found["enable_thinking"] = kind == "enabled"
     if effort is not None and card.knows_thinking:
         found["reasoning_effort"] = effort
     return found
+
+
+def _ignored_thinking(body: Mapping[str, Any], card: ModelCard) -> tuple[str, ...]:
+    """Return the name of the wish that the model think, if it can't: its answer is the same without."""
+    is_wanted = (body.get("thinking") or {}).get("type") == "enabled"
+    return ("thinking",) if is_wanted and not card.knows_thinking else ()
 
 
 def _effort(body: Mapping[str, Any]) -> str | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.errors import InvalidRequest
-from service.openai import custom_tools, request_fields
+from service.openai import custom_tools, cut_json, request_fields
 from service.openai.body import decode
 from service.openai.logprobs import entry
 from service.openai.usage import Usage
@@ -24,8 +24,6 @@ MAX_MESSAGES = 4096
 # Documented fields that are not implemented, with the values at which they change nothing.
 NOT_IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
     "grammar": ("",),
     "modalities": (["text"],),
     "moderation": (),
@@ -44,6 +42,7 @@ class ChatRequest:
         is_stream: answer as server-sent events.
         include_usage: end the stream with a chunk that counts tokens.
         custom_tools: names of the tools that take a text instead of arguments.
+        in_older_form: a call is given as `function_call`, since its tools came as `functions`.
         ignored: its fields that change nothing of the answer.
     """
 
@@ -52,6 +51,7 @@ class ChatRequest:
     is_stream: bool
     include_usage: bool
     custom_tools: frozenset[str] = frozenset()
+    in_older_form: bool = False
     ignored: tuple[str, ...] = ()
 
 
@@ -68,7 +68,12 @@ def parse(body: dict[str, Any], card: ModelCard) -> ChatRequest:
     request_fields.refuse(body, NOT_IMPLEMENTED)
     if body.get("top_logprobs") and not body.get("logprobs"):
         raise InvalidRequest("top_logprobs needs logprobs to be true.", param="top_logprobs")
-    offered, must_call = request_fields.chosen(_tool_choice(body), _tools(body))
+    functions = _functions(body)
+    if functions:
+        choice = _function_choice(body)
+        offered, must_call = request_fields.chosen(choice, functions, "function_call")
+    else:
+        offered, must_call = request_fields.chosen(_tool_choice(body), _tools(body))
     max_tokens = request_fields.limit(body.get("max_completion_tokens") or body.get("max_tokens"))
     job = Job(
         prompt=request_fields.chat(turns(body["messages"]), offered, body, card),
@@ -80,7 +85,7 @@ def parse(body: dict[str, Any], card: ModelCard) -> ChatRequest:
         top_logprobs=int(body.get("top_logprobs") or 0) if body.get("logprobs") else None,
         constraint=request_fields.constraint(body),
         must_call=must_call,
-        parallel_tool_calls=body.get("parallel_tool_calls") is not False,
+        parallel_tool_calls=body.get("parallel_tool_calls") is not False and not functions,
     )
     return ChatRequest(
         jobs=request_fields.several(job, request_fields.whole(body.get("n")) or 1),
@@ -92,6 +97,7 @@ def parse(body: dict[str, Any], card: ModelCard) -> ChatRequest:
             for entry in body.get("tools") or ()
             if entry["type"] == "custom"
         ),
+        in_older_form=bool(functions),
         ignored=(
             *request_fields.ignored_effort("reasoning_effort", body.get("reasoning_effort"), card),
             *request_fields.ignored_verbosity("verbosity", body.get("verbosity")),
@@ -119,6 +125,26 @@ def _tool_choice(body: dict[str, Any]) -> str | None:
         return choice
     chosen = choice[choice["type"]]
     return str(chosen["mode"]) if choice["type"] == "allowed_tools" else f":{chosen['name']}"
+
+
+def _functions(body: dict[str, Any]) -> tuple[Tool, ...]:
+    """Return what the model may call in the older form."""
+    given = body.get("functions") or ()
+    if given and body.get("tools"):
+        raise InvalidRequest(
+            "functions are the older form of tools; give one of them.", param="functions"
+        )
+    if not given and isinstance(body.get("function_call"), dict):
+        raise InvalidRequest(
+            "function_call demands a function that is not offered.", param="function_call"
+        )
+    found = [request_fields.tool(each, f"functions.{i}") for i, each in enumerate(given)]
+    return request_fields.distinct(found, "functions")
+
+
+def _function_choice(body: dict[str, Any]) -> str | None:
+    choice = body.get("function_call")
+    return f":{choice['name']}" if isinstance(choice, dict) else choice
 
 
 def turns(messages: Sequence[dict[str, Any]]) -> tuple[Turn, ...]:
@@ -197,7 +223,9 @@ def _tool_call(call: dict[str, Any], where: str) -> ToolCall:
 
 def arguments(text: str, where: str) -> str:
     """
-    Return the arguments of a call that was made; none at all are an empty object.
+    Return the arguments of a call that was made; what there is of them, if it was cut.
+
+    None at all are an empty object.
 
     Raises:
         InvalidRequest: they are no JSON object; *where* is blamed.
@@ -205,9 +233,13 @@ def arguments(text: str, where: str) -> str:
     try:
         decode((text or "{}").encode())
     except (InvalidRequest, UnicodeEncodeError):
-        raise InvalidRequest(
-            "The arguments of a tool call must be a JSON object, written as a string.", param=where
-        ) from None
+        begun = cut_json.mended(text)
+        if begun is None:
+            raise InvalidRequest(
+                "The arguments of a tool call must be a JSON object, written as a string.",
+                param=where,
+            ) from None
+        return begun
     return text or "{}"
 
 
@@ -226,6 +258,7 @@ class ChatAnswer:
         with_logprobs: each choice carries log-probabilities.
         include_usage: each chunk carries `usage`, null until the last.
         custom_tools: names of the tools that take a text instead of arguments.
+        in_older_form: a call is given as `function_call`.
     """
 
     model: str
@@ -233,6 +266,7 @@ class ChatAnswer:
     with_logprobs: bool = False
     include_usage: bool = False
     custom_tools: frozenset[str] = frozenset()
+    in_older_form: bool = False
     id: str = field(default_factory=_new_id)
     created: int = field(default_factory=lambda: int(time.time()))
     _n_calls: dict[int, int] = field(default_factory=dict)
@@ -255,12 +289,14 @@ class ChatAnswer:
         }
         if reasoning:
             message |= _reasoning(reasoning)
-        if calls:
+        if calls and self.in_older_form:
+            message["function_call"] = _function(calls[0])
+        elif calls:
             message["tool_calls"] = [self._call(call) for call in calls]
         return {
             "index": index,
             "message": message,
-            "finish_reason": deltas[-1].finish_reason,
+            "finish_reason": self._finish_reason(deltas[-1]),
             "logprobs": self._logprobs(each for delta in deltas for each in delta.logprobs),
         }
 
@@ -273,13 +309,15 @@ class ChatAnswer:
         found: dict[str, Any] = {"content": delta.text} if delta.text else {}
         if delta.reasoning:
             found |= _reasoning(delta.reasoning)
-        if delta.tool_calls:
+        if delta.tool_calls and self.in_older_form:
+            found["function_call"] = _function(delta.tool_calls[0])
+        elif delta.tool_calls:
             first = self._n_calls.get(index, 0)
             self._n_calls[index] = first + len(delta.tool_calls)
             found["tool_calls"] = [
                 {"index": i, **self._call(call)} for i, call in enumerate(delta.tool_calls, first)
             ]
-        chunk = self._chunk(index, found, delta.finish_reason, delta.logprobs)
+        chunk = self._chunk(index, found, self._finish_reason(delta), delta.logprobs)
         if delta.finish_reason is None:
             return chunk
         self.usage.add(index, delta)
@@ -314,12 +352,19 @@ class ChatAnswer:
             return None
         return {"content": [entry(each) for each in tokens], "refusal": None}
 
+    def _finish_reason(self, delta: Delta) -> str | None:
+        is_older = self.in_older_form and delta.finish_reason == "tool_calls"
+        return "function_call" if is_older else delta.finish_reason
+
     def _call(self, call: ToolCall) -> dict[str, Any]:
         if call.name in self.custom_tools:
             custom = {"name": call.name, "input": custom_tools.text_in(call.arguments)}
             return {"id": call.id, "type": "custom", "custom": custom}
-        function = {"name": call.name, "arguments": call.arguments}
-        return {"id": call.id, "type": "function", "function": function}
+        return {"id": call.id, "type": "function", "function": _function(call)}
+
+
+def _function(call: ToolCall) -> dict[str, str]:
+    return {"name": call.name, "arguments": call.arguments}
 
 
 def _reasoning(text: str) -> dict[str, str]:

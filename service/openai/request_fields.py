@@ -332,9 +332,9 @@ def among(names: Collection[str], offered: Sequence[Tool]) -> tuple[Tool, ...]:
     return tuple(one for one in offered if one.name in names)
 
 
-def distinct(found: Sequence[Tool]) -> tuple[Tool, ...]:
+def distinct(found: Sequence[Tool], param: str = "tools") -> tuple[Tool, ...]:
     """
-    Return *found* as it is.
+    Return *found*, which *param* gave, as it is.
 
     Raises:
         InvalidRequest: two have the same name.
@@ -342,17 +342,20 @@ def distinct(found: Sequence[Tool]) -> tuple[Tool, ...]:
     names = [one.name for one in found]
     for i, name in enumerate(names):
         if name in names[:i]:
-            raise InvalidRequest(f"There are two tools of one name at {i}.", param="tools")
+            raise InvalidRequest(f"There are two tools of one name at {i}.", param=param)
     return tuple(found)
 
 
-def chosen(choice: str | None, offered: Sequence[Tool]) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+def chosen(
+    choice: str | None, offered: Sequence[Tool], param: str = "tool_choice"
+) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
     """
     Return the tools to offer, and the names of which one must be called.
 
     Args:
         choice: `auto`, `none`, `required`, or the name of a tool behind a colon.
         offered: those of the request.
+        param: the request's field that chooses.
 
     Raises:
         InvalidRequest: it demands a tool that is not offered.
@@ -365,5 +368,5 @@ def chosen(choice: str | None, offered: Sequence[Tool]) -> tuple[tuple[Tool, ...
     assert choice is not None
     demanded = names if choice == "required" else (choice.removeprefix(":"),)
     if not demanded or not set(demanded) <= set(names):
-        raise InvalidRequest("tool_choice demands a tool that is not offered.", param="tool_choice")
+        raise InvalidRequest(f"{param} demands a tool that is not offered.", param=param)
     return tuple(offered), demanded

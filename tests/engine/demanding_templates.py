@@ -150,6 +150,23 @@ LISTED = """{%- for tool in tools -%}{{ tool.function.name }}
 # Two by name: the plain one knows no tools, as Command-R's and Hermes's.
 NAMED = {"default": STRICT, "tool_use": SINGLE}
 
+# Thoughts are blocks of the content, before the text; users and assistants in turns: as Ministral's.
+BLOCKS = """{{ bos_token }}
+{%- for message in messages -%}
+{%- if message.role == "assistant" -%}
+{%- if message.content is string -%}{{ message.content }}
+{%- else -%}
+{%- for block in message.content -%}
+{%- if block.type == "text" -%}{{ block.text }}
+{%- elif block.type == "thinking" -%}[THINK]{{ block.thinking }}[/THINK]
+{%- else -%}{{ raise_exception("no " + block.type) }}{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- for call in message.tool_calls or [] -%}[CALL]{{ call.function | tojson }}{%- endfor -%}</s>
+{%- elif message.role == "tool" -%}[RESULT]{{ message.content }}[/RESULT]
+{%- else -%}[{{ message.role }}]{{ message.content }}[/{{ message.role }}]{%- endif -%}
+{%- endfor -%}"""
+
 TEMPLATES: dict[str, str | dict[str, str]] = {
     "strict": STRICT,
     "nine": NINE,
@@ -162,4 +179,5 @@ TEMPLATES: dict[str, str | dict[str, str]] = {
     "first": FIRST,
     "listed": LISTED,
     "named": NAMED,
+    "blocks": BLOCKS,
 }

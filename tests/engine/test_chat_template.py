@@ -152,13 +152,23 @@ def test_tools_go_into_the_system_message(templates: Templates) -> None:
     assert "tools" not in template.render(Chat((RULE, ASK))).text
 
 
-@pytest.mark.parametrize("name", ["thinking", "channels"])
+@pytest.mark.parametrize("name", ["thinking", "channels", "blocks"])
 def test_thoughts_reach_templates_under_their_names(name: str, templates: Templates) -> None:
     """What was thought before a call is there while the model goes on."""
     calling = Turn("assistant", tool_calls=(CALL,), reasoning="Hm, addition.")
     text = templates(TEMPLATES[name]).render(Chat((ASK, calling, RESULT))).text
 
     assert "Hm, addition." in text
+
+
+def test_thoughts_that_are_blocks(templates: Templates) -> None:
+    """They stand before the text, and no template is given blocks that only shows what a list looks like."""
+    said = Turn("assistant", "Answer one.", reasoning="Hm.")
+    text = templates(TEMPLATES["blocks"]).render(Chat((ASK, said, ASK_2))).text
+
+    assert "[THINK]Hm.[/THINK]Answer one.</s>" in text
+    for name in ("strict", "nine", "single"):
+        assert templates(TEMPLATES[name]).abilities().thoughts is None
 
 
 def test_thoughts_text_and_calls_of_one_turn(templates: Templates) -> None:

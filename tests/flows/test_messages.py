@@ -178,7 +178,7 @@ def test_official_client_gets_an_answer_in_a_form(sdk: anthropic.Anthropic) -> N
         ({"model": "nope"}, anthropic.NotFoundError, "model_not_found"),
         ({"messages": []}, anthropic.BadRequestError, "invalid_value"),
         ({"max_tokens": 0}, anthropic.BadRequestError, "invalid_value"),
-        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, anthropic.BadRequestError,
+        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, anthropic.BadRequestError,
          "unsupported_parameter"),
     ],
 )  # fmt: skip

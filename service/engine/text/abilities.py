@@ -53,7 +53,8 @@ class Abilities:
         null_beside_calls: beside calls no content must be null, and not an empty text.
         arguments_as_text: a call's arguments must be JSON text, and not an object.
         short_ids: ids of calls must be nine letters or digits.
-        thoughts: the key under which it takes what an assistant turn thought; None: it takes no thoughts.
+        thoughts: the key under which it takes what an assistant turn thought, or BLOCKS; None: it takes no
+            thoughts.
         tools_in_system: it takes tools not by themselves, but as the system turn's `tools`, in JSON text.
         described_parameters: it takes tools only with a description of each parameter.
         empty_tools: where there are no tools, it wants an empty list of them.
@@ -106,7 +107,8 @@ class Abilities:
         )
 
 
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+BLOCKS = "content"  # thoughts are a block of the content, before the text: as Ministral's
+THOUGHTS = ("reasoning_content", "reasoning", "thinking", BLOCKS)
 
 PROBE_S = (
     2.0  # taste: of the processor, twenty times what real templates take; beyond, no more is asked
@@ -206,7 +208,8 @@ class _Probe:
             chats.insert(0, (_ASK, calling, *((_RESULT,) if found.results else ())))
         for name in THOUGHTS:
             named = replace(found, thoughts=name)
-            if any(_THOUGHT in self._rendered(named, *chat) for chat in chats):
+            rendered = [self._rendered(named, *chat) for chat in chats]
+            if any(_THOUGHT in text and not _shows_blocks(text) for text in rendered):
                 return named
         return found
 
@@ -250,6 +253,11 @@ class _Probe:
 def _is_clean(text: str) -> bool:
     """Whether a call's arguments are JSON in a prompt: no Python, and no text within a text."""
     return f"'{_KEY}'" not in text and f'\\"{_KEY}' not in text
+
+
+def _shows_blocks(text: str) -> bool:
+    """Whether a list of blocks is in a prompt as it is written in Python or JSON."""
+    return "'thinking':" in text or '"thinking":' in text
 
 
 def _words(turn: Turn) -> Iterator[str]:

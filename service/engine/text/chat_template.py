@@ -26,7 +26,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from msgspec.structs import replace
 
 from service.engine.model.vocabulary import special_tokens
-from service.engine.text.abilities import REFUSALS, TOOL_NAME, Abilities, probe
+from service.engine.text.abilities import BLOCKS, REFUSALS, TOOL_NAME, Abilities, probe
 from service.engine.text.call_format import formats
 from service.engine.text.fitting import fit
 from service.engine.text.notations import CallFrame
@@ -289,7 +289,10 @@ def _turn_as_dict(turn: Turn, abilities: Abilities) -> Message:
     """Return *turn* as the template wants it: plain dictionaries, keys left out where nothing is."""
     is_null = not turn.content and turn.tool_calls and abilities.null_beside_calls
     found: Message = {"role": turn.role, "content": None if is_null else turn.content or ""}
-    if turn.reasoning and abilities.thoughts is not None:
+    if turn.reasoning and abilities.thoughts == BLOCKS:
+        text = [{"type": "text", "text": turn.content}] if turn.content else []
+        found["content"] = [{"type": "thinking", "thinking": turn.reasoning}, *text]
+    elif turn.reasoning and abilities.thoughts is not None:
         found[abilities.thoughts] = turn.reasoning
     if turn.name is not None:
         found["name"] = turn.name

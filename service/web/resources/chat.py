@@ -45,6 +45,7 @@ def _answer(card: ModelCard, asked: chat.ChatRequest, accepted: Begun) -> chat.C
         with_logprobs=asked.jobs[0].top_logprobs is not None,
         include_usage=asked.include_usage,
         custom_tools=asked.custom_tools,
+        in_older_form=asked.in_older_form,
     )
 
 
