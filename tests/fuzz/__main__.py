@@ -1,9 +1,10 @@
 """
-Requests that are nearly right, very many of them, to a server that runs: `python -m tests.fuzz`.
+Requests that are nearly right, very many of them: `python -m tests.fuzz`.
 
-What is done is recorded as it goes, and where the record is there already, the run goes on behind it. It
-ends with status 1 if any answer was a fault of the server's, and names the requests, each of which can be
-sent again by its number.
+Without a URL it starts a server for them, and looks at the end whether the engine is the same and every
+request that was begun has ended. What is done is recorded as it goes, and where the record is there already,
+the run goes on behind it. It ends with status 1 if any answer was a fault of the server's, and names the
+requests, each of which can be sent again by its number.
 """
 
 from __future__ import annotations
@@ -13,19 +14,25 @@ import io
 import json
 import socket
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from tests.fuzz.accounts import left_over
 from tests.fuzz.requests import request
+from tests.live import UVICORN, LiveServer, running
 
-BATCH = 500
+BATCH = 5000
 TIMEOUT_S = 60
+# A request that lost its `max_tokens` is answered up to the context's end: a short one, many at once.
+SERVER = {"CONTEXT_LENGTH": "256", "MAX_CONCURRENCY": "32", "QUEUE_SIZE": "1000"}
 INTENDED = {503}  # it may be busy, or starting again after a fault that was told already
 
 
@@ -80,16 +87,21 @@ def run(
     return seen, faults
 
 
-@click.command()
-@click.option("--base-url", default="http://127.0.0.1:8000", show_default=True)
-@click.option("--requests", "n_requests", default=10_000, show_default=True)
-@click.option("--seed", default=1, show_default=True)
-@click.option("--clients", default=8, show_default=True)
-@click.option(
-    "--record", type=click.Path(path_type=Path), default=Path("fuzz.json"), show_default=True
-)
-def main(base_url: str, n_requests: int, seed: int, clients: int, record: Path) -> None:
-    """Send requests that are nearly right, and look for answers that are not."""
+@contextmanager
+def server_of_ours(log: Path) -> Iterator[LiveServer]:
+    """Start a server; when all was sent, fail if the engine is another or a request has not ended."""
+    with running(log, UVICORN, **SERVER) as server:
+        server.wait_until("/readyz", 200)
+        engine = server.engine_pid()
+        yield server
+        if engine != server.engine_pid() or "Traceback" in server.log_text():
+            raise click.ClickException("the engine died, or the log has a traceback")
+        if wrong := left_over(server):
+            raise click.ClickException(wrong)
+
+
+def send_all(url: str, n_requests: int, seed: int, n_clients: int, record: Path) -> list[str]:
+    """Send what the *record* does not have yet, and keep it; return the faults of all."""
     known: dict[str, Any] = {"n": 0, "statuses": {}, "faults": []}
     if record.exists():
         known = json.loads(record.read_text())
@@ -98,7 +110,7 @@ def main(base_url: str, n_requests: int, seed: int, clients: int, record: Path) 
     began_s, n_before = time.monotonic(), known["n"]
     for begin in range(n_before, n_requests, BATCH):
         end = min(begin + BATCH, n_requests)
-        new, wrong_ones = run(base_url, range(begin, end), seed, clients)
+        new, wrong_ones = run(url, range(begin, end), seed, n_clients)
         seen += new
         faults += wrong_ones
         statuses = {str(status): n for status, n in sorted(seen.items())}
@@ -107,6 +119,26 @@ def main(base_url: str, n_requests: int, seed: int, clients: int, record: Path) 
         )
         rate = (end - n_before) / (time.monotonic() - began_s)
         click.echo(f"{end:,} of {n_requests:,}, {rate:.0f}/s, {len(faults)} faults, {statuses}")
+    return faults
+
+
+@click.command()
+@click.option("--base-url", help="A server that runs. None: one is started.")
+@click.option("--requests", "n_requests", default=10_000, show_default=True)
+@click.option("--seed", default=1, show_default=True)
+@click.option("--clients", default=32, show_default=True)
+@click.option(
+    "--record", type=click.Path(path_type=Path), default=Path("fuzz.json"), show_default=True
+)
+def main(base_url: str | None, n_requests: int, seed: int, clients: int, record: Path) -> None:
+    """Send requests that are nearly right, and look for answers that are not."""
+    if base_url is not None:
+        faults = send_all(base_url, n_requests, seed, clients, record)
+    else:
+        log = Path(tempfile.mkdtemp(prefix="fuzz-")) / "log"
+        click.echo(f"The server's log: {log}")
+        with server_of_ours(log) as server:
+            faults = send_all(server.url, n_requests, seed, clients, record)
     for fault in faults:
         click.echo(fault)
     sys.exit(bool(faults))
