@@ -45,7 +45,8 @@ def request(number: int, seed: int) -> bytes:
     """Return a whole HTTP request."""
     dice = random.Random(f"{seed}/{number}")
     path, good = dice.choice(GOOD)
-    body = copy.deepcopy(good) | {"model": "gemma", MAX_TOKENS.get(path, "max_tokens"): 3}
+    n_tokens = dice.choice([1, 1, 1, 1, 3])  # few, so that there can be many requests
+    body = copy.deepcopy(good) | {"model": "gemma", MAX_TOKENS.get(path, "max_tokens"): n_tokens}
     for _ in range(dice.choice([0, 1, 1, 1, 2, 3])):
         dice.choice([_replace, _replace, _add, _remove, _repeat])(body, dice)
     content = json.dumps(body).encode()
