@@ -16,9 +16,9 @@ import socket
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from tests.fuzz.accounts import left_over
 from tests.fuzz.requests import request
 from tests.live import UVICORN, LiveServer, running
 
-BATCH = 5000
+RECORD_EVERY = 5000
+MAX_AHEAD = 5000  # requests sent behind one that has no answer yet
 TIMEOUT_S = 60
 # A request that lost its `max_tokens` is answered up to the context's end: a short one, many at once.
 SERVER = {"CONTEXT_LENGTH": "256", "MAX_CONCURRENCY": "32", "QUEUE_SIZE": "1000"}
@@ -68,22 +69,47 @@ def wrong(response: http.client.HTTPResponse, body: bytes) -> str | None:
     return "the stream broke" if broken else None
 
 
+Outcome = tuple[int, int, str | None]
+
+
+def outcomes(url: str, numbers: Iterable[int], seed: int, n_clients: int) -> Iterator[Outcome]:
+    """
+    Send the requests of *numbers*; yield the number, the status and what was wrong of each, in order.
+
+    Whoever waits long for an answer holds up what is yielded, not what is sent.
+    """
+    host, _, port = url.removeprefix("http://").partition(":")
+
+    def one(number: int) -> Outcome:
+        return number, *send(host, int(port), request(number, seed))
+
+    with ThreadPoolExecutor(n_clients) as pool:
+        sent: deque[Future[Outcome]] = deque()
+        for number in numbers:
+            sent.append(pool.submit(one, number))
+            while sent[0].done() or len(sent) >= MAX_AHEAD:
+                yield sent.popleft().result()
+                if not sent:
+                    break
+        for each in sent:
+            yield each.result()
+
+
+def told(number: int, seed: int, fault: str) -> str:
+    """Return a *fault* as it is told."""
+    return f"request {number} of seed {seed}: {fault}"
+
+
 def run(
     url: str, numbers: Iterable[int], seed: int, n_clients: int
 ) -> tuple[Counter[int], list[str]]:
     """Send the requests of *numbers*; return how often each status came, and what was wrong with which."""
-    host, _, port = url.removeprefix("http://").partition(":")
-
-    def one(number: int) -> tuple[int, int, str | None]:
-        return number, *send(host, int(port), request(number, seed))
-
     seen: Counter[int] = Counter()
     faults: list[str] = []
-    with ThreadPoolExecutor(n_clients) as pool:
-        for number, status, fault in pool.map(one, numbers):
-            seen[status] += 1
-            if fault is not None:
-                faults.append(f"request {number} of seed {seed}: {fault}")
+    for number, status, fault in outcomes(url, numbers, seed, n_clients):
+        seen[status] += 1
+        if fault is not None:
+            faults.append(told(number, seed, fault))
     return seen, faults
 
 
@@ -108,17 +134,19 @@ def send_all(url: str, n_requests: int, seed: int, n_clients: int, record: Path)
     seen = Counter({int(status): n for status, n in known["statuses"].items()})
     faults: list[str] = known["faults"]
     began_s, n_before = time.monotonic(), known["n"]
-    for begin in range(n_before, n_requests, BATCH):
-        end = min(begin + BATCH, n_requests)
-        new, wrong_ones = run(url, range(begin, end), seed, n_clients)
-        seen += new
-        faults += wrong_ones
-        statuses = {str(status): n for status, n in sorted(seen.items())}
+    for number, status, fault in outcomes(url, range(n_before, n_requests), seed, n_clients):
+        seen[status] += 1
+        if fault is not None:
+            faults.append(told(number, seed, fault))
+        n = number + 1
+        if n % RECORD_EVERY and n < n_requests:
+            continue
+        statuses = {str(each): n_seen for each, n_seen in sorted(seen.items())}
         record.write_text(
-            json.dumps({"n": end, "seed": seed, "statuses": statuses, "faults": faults})
+            json.dumps({"n": n, "seed": seed, "statuses": statuses, "faults": faults})
         )
-        rate = (end - n_before) / (time.monotonic() - began_s)
-        click.echo(f"{end:,} of {n_requests:,}, {rate:.0f}/s, {len(faults)} faults, {statuses}")
+        rate = (n - n_before) / (time.monotonic() - began_s)
+        click.echo(f"{n:,} of {n_requests:,}, {rate:.0f}/s, {len(faults)} faults, {statuses}")
     return faults
 
 
