@@ -25,11 +25,11 @@ TOOL_PARSERS = (
     "harmony", "cohere", "command_r", "deepseek_v4", "deepseek_v32", "deepseek_v3", "deepseek_v31",
     "kimi_k2", "kimi_k3", "minimax_m3", "minimax_m2", "gemma4", "function_gemma", "longcat", "glm47",
     "pythonic", "seed_oss", "qwen3_coder", "minicpm5", "mistral", "mistral_v3", "muse_spark", "nemotron",
-    "jamba", "apertus", "gigachat", "phi4_mini", "granite", "functionary_v32", "functionary_v31",
-    "hermes", "llama",
+    "jamba", "apertus", "gigachat", "gigachat_v3", "phi4_mini", "granite",
+    "hy3", "solar_open", "functionary_v32", "functionary_v31", "hermes", "llama",
 )  # fmt: skip
 REASONING_PARSERS = (
-    "seed_oss", "mistral", "cohere", "gemma4", "kimi_k3", "granite", "longcat", "minimax_m3",
+    "hy3", "seed_oss", "mistral", "cohere", "gemma4", "kimi_k3", "granite", "longcat", "minimax_m3",
     "think_start", "think",
 )  # fmt: skip
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")

@@ -263,7 +263,28 @@ SAMPLES = [
     Sample("Apertus", "apertus",
            lambda calls: f"<|tools_prefix|>{_json([{n: a} for n, a in calls])}<|tools_suffix|>",
            ("<|tools_prefix|>", "<|tools_suffix|>")),
-    Sample("GigaChat 3", "gigachat",
+    Sample("GigaChat 3", "gigachat_v3",
+           _each(lambda _, name, given: "<|message_sep|>\n\nfunction call<|role_sep|>\n"
+                 f"{_json({'name': name, 'arguments': given})}<|message_sep|>"),
+           ("<|role_sep|>", "<|message_sep|>"), "<|role_sep|> 'function call'"),
+    Sample("Hy3", "hy3",
+           lambda calls: "<tool_calls:opensource>\n" + "".join(
+               f"<tool_call:opensource>{name}<tool_sep:opensource>\n" + "".join(
+                   f"<arg_key:opensource>{k}</arg_key:opensource>\n"
+                   f"<arg_value:opensource>{v}</arg_value:opensource>\n" for k, v in given.items())
+               + "</tool_call:opensource>\n" for name, given in calls) + "</tool_calls:opensource>",
+           ("<tool_calls:opensource>", "</tool_calls:opensource>", "<think:opensource>",
+            "</think:opensource>"),
+           think=_tagged("<think:opensource>", "</think:opensource>")),
+    Sample("Solar Open", "solar_open",
+           lambda calls: "<|tool_calls|>" + "".join(
+               f"<|tool_call:begin|>abcdefgh{i:02}<|tool_call:name|>{name}<|tool_call:args|>{_json(given)}"
+               "<|tool_call:end|>" for i, (name, given) in enumerate(calls)) + "<|calls|>",
+           ("<|begin|>", "<|end|>", "<|think|>", "<|content|>", "<|tool_calls|>", "<|calls|>",
+            "<|tool_call:begin|>", "<|tool_call:name|>", "<|tool_call:args|>", "<|tool_call:end|>"),
+           think=_tagged("<|think|>", "<|end|><|begin|>assistant"),
+           say=_tagged("<|content|>", "<|end|><|begin|>assistant")),
+    Sample("GigaChat 3.1", "gigachat",
            _each(lambda _, name, given: f"<|function_call|>{_json({'name': name, 'arguments': given})}"),
            ("<|function_call|>", "<|role_sep|>", "<|message_sep|>")),
     Sample("Kimi K2", "kimi_k2",

@@ -28,7 +28,7 @@ _SPACED: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separ
 _LENIENT: Any = {"lenient": True, "coerce_one_of": True}
 
 # What the terms in frames stand for.
-_TERMS = ("BREAK: /\\n/", "COUNT: /[0-9]/", "TEXT: /(.|\\n)*/")
+_TERMS = ("BREAK: /\\n/", "COUNT: /[0-9]/", "OWN_ID: /[a-z0-9]{10}/", "TEXT: /(.|\\n)*/")
 _NO_FRAME = CallFrame((), (), ())
 
 Grammar = dict[str, Any]

@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from mlx_lm.tool_parsers import glm47
+
 Tools = list[dict[str, Any]]
 ParseCalls = Callable[[str, Tools], Any]
 
@@ -232,6 +234,25 @@ def parse_dsml(text: str, _: Tools) -> list[dict[str, Any]]:
         }
         for call in _DSML_INVOKE.finditer(text)
     ]
+    if not calls:
+        raise ValueError("no call")
+    return calls
+
+
+_HY3_CALL = re.compile(r"<tool_call:opensource>(.*?)</tool_call:opensource>", re.DOTALL)
+
+
+def parse_hy3(text: str, tools: Tools) -> list[dict[str, Any]]:
+    """
+    Return the calls of Hy3, which are GLM's with longer tags, in a list.
+
+    Raises:
+        ValueError: there are none.
+    """
+    calls = []
+    for body in _HY3_CALL.findall(text):
+        plain = body.replace("<tool_sep:opensource>", "").replace(":opensource>", ">")
+        calls.append(glm47.parse_tool_call(plain, tools))
     if not calls:
         raise ValueError("no call")
     return calls

@@ -15,7 +15,7 @@ from itertools import groupby, takewhile
 from msgspec.structs import replace
 
 from service.engine.text.abilities import Abilities
-from service.engine.text.notations import BREAK, COUNT, CallFrame, Term
+from service.engine.text.notations import BREAK, COUNT, OWN_ID, CallFrame, Term
 from service.protocol import ToolCall, Turn
 
 
@@ -134,7 +134,7 @@ def _written(call: ToolCall, i: int, frame: CallFrame) -> str:
 
 def _as_text(pieces: Sequence[str], i: int = 0) -> str:
     """Return the *pieces* of a frame as they stand around the call numbered *i*."""
-    terms: dict[str, str] = {BREAK: "\n", COUNT: str(i)}
+    terms: dict[str, str] = {BREAK: "\n", COUNT: str(i), OWN_ID: f"call{i:06}"}
     return "".join(terms.get(piece, "") if isinstance(piece, Term) else piece for piece in pieces)
 
 

@@ -37,6 +37,7 @@ from service.engine.text.call_readers import (
     ParsedCalls,
     Tools,
     parse_dsml,
+    parse_hy3,
     parse_minimax_m3,
 )
 
@@ -47,6 +48,7 @@ class Term(str):
 
 BREAK = Term("BREAK?")
 COUNT = Term("COUNT")
+OWN_ID = Term("OWN_ID")
 ANY_TEXT = Term("TEXT")
 Pieces = tuple[str, ...]
 
@@ -166,6 +168,9 @@ _HARMONY_HEADER = regex.compile(
     r"(?:(?:<\|channel\|>)?\s*(?P<channel>analysis|commentary|final)\s*(?:to=(?P<to>[\w.-]+)\s*)?)?"
     r"(?:<\|constrain\|>\s*\w*|json|code)?\s*<\|message\|>"
 )
+_SOLAR_HEADER = regex.compile(
+    r"\s*(?:<\|begin\|>)?\s*(?:assistant)?\s*<\|(?P<part>think|content|tool_calls)\|>"
+)
 _FOR_WHOM = ">>>"
 
 
@@ -188,6 +193,17 @@ def open_harmony(text: str, names: Collection[str]) -> Opened | None:
     if (header["to"] or "").removeprefix("functions.") in names:
         return Opened("tool", said, header.group())
     return Opened("reasoning" if header["channel"] == "analysis" else "normal", said)
+
+
+def open_solar(text: str, _: Collection[str]) -> Opened | None:
+    """Read the header, which says whether thoughts, a text or calls are behind it."""
+    header = _SOLAR_HEADER.match(text, partial=True)
+    if header is None:
+        return Opened("normal", text)
+    if header.partial:
+        return None
+    part = {"think": "reasoning", "content": "normal", "tool_calls": "tool"}[header["part"]]
+    return Opened(part, text[header.end() :])
 
 
 def open_recipient(text: str, names: Collection[str]) -> Opened | None:
@@ -513,6 +529,19 @@ CALLS: dict[str, CallNotation] = {
         ("<|function_call|>",),
         frame=CallFrame(('{"name": ',), (', "arguments": ',), ("}",), None, ("<|function_call|>",)),
     ),
+    "gigachat_v3": CallNotation(
+        JsonCalls(),
+        (("function call", "<|role_sep|>"),),
+        ("<|message_sep|>\n\nfunction call<|role_sep|>\n", "function call<|role_sep|>\n"),
+        "<|message_sep|>",
+        CallFrame(
+            ('{"name": ',),
+            (', "arguments": ',),
+            ("}",),
+            None,
+            ("<|message_sep|>", "\n\nfunction call", "<|role_sep|>", "\n"),
+        ),
+    ),
     "phi4_mini": CallNotation(
         JsonCalls(),
         (("<|tool_call|>", "<|/tool_call|>"),),
@@ -525,6 +554,41 @@ CALLS: dict[str, CallNotation] = {
         (("<|tool_call|>",),),
         ("<|tool_call|>",),
         frame=_listed("<|tool_call|>", ()),
+    ),
+    "hy3": CallNotation(
+        ParsedCalls(
+            parse_hy3,
+            re.compile(r"<tool_call:opensource>\s*(?P<name>[^<\s]+)\s*<tool_sep:opensource>"),
+        ),
+        (("<tool_calls:opensource>",), ("<tool_calls{}>", ":opensource")),
+        ("<tool_calls:opensource>",),
+        "</tool_calls:opensource>",
+    ),
+    "solar_open": CallNotation(
+        NamedCalls(
+            re.compile(
+                r"\s*(?:<\|tool_call:begin\|>)?\s*(?P<id>\w+)?\s*"
+                r"<\|tool_call:name\|>(?P<name>[^<]+)<\|tool_call:args\|>\s*"
+            ),
+            re.compile(r"\s*(?:<\|tool_call:end\|>)?\s*"),
+        ),
+        (("<|tool_call:begin|>", "<|tool_call:args|>"),),
+        frame=CallFrame(
+            ("<|tool_call:begin|>", OWN_ID, "<|tool_call:name|>"),
+            ("<|tool_call:args|>",),
+            ("<|tool_call:end|>",),
+            (),
+            ("<|tool_calls|>",),
+            is_json=False,
+            lead=("<|content|>",),
+            thoughts=("<|think|>", ANY_TEXT, "<|end|>", "<|begin|>", "assistant"),
+        ),
+        opener=open_solar,
+        reopens=("<|end|>", "<|calls|>", "<|begin|>"),
+        keeps_unopened=False,
+        others=("<|think|>", "<|content|>", "<|tool_calls|>"),
+        thinks=True,
+        needs_tools=False,
     ),
     "functionary_v32": CallNotation(
         NamedCalls(re.compile(r"(?P<name>[^\n{]+)\n\s*")),
@@ -561,6 +625,11 @@ CALLS: dict[str, CallNotation] = {
 FROM_MLX = {"json_tools": "hermes", "laguna": "glm47"}
 
 THOUGHTS: dict[str, ThoughtNotation] = {
+    "hy3": ThoughtNotation(
+        ("<think:opensource>",),
+        ("</think:opensource>",),
+        (("<think:opensource>",), ("<think{}>", ":opensource")),
+    ),
     "seed_oss": ThoughtNotation(("<seed:think>",), ("</seed:think>",), (("<seed:think>",),)),
     "mistral": ThoughtNotation(("[THINK]",), ("[/THINK]",), (("[THINK]", "[/THINK]"),)),
     "cohere": ThoughtNotation(
