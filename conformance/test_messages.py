@@ -62,6 +62,15 @@ def count_of(answer: Exchange) -> int:
     return not_tested(f"status {answer.status}, no input_tokens")
 
 
+def uncut(answer: Exchange) -> Exchange:
+    """Return an answer that must use a tool; leave the check open where it was cut in that."""
+    message = message_of(answer)
+    is_use = bool(uses_of(answer)) or not message.get("content")
+    if message.get("stop_reason") == "max_tokens" and is_use:
+        not_tested("the use was cut before its end")
+    return answer
+
+
 @requirement("MSG-1", profile="openai")
 def test_message_has_its_shape(demand: Requirement, answers: Answers) -> None:
     """A message is what Anthropic's clients expect."""
@@ -132,7 +141,7 @@ def test_conversation_is_answered(demand: Requirement, answers: Answers, form: s
 @requirement("MSG-6", profile="openai")
 def test_forced_tool_is_used(demand: Requirement, answers: Answers, choice: str) -> None:
     """A tool that must be used is used, whatever the model makes of the question."""
-    answer = answers.to(CALLED[choice])
+    answer = uncut(answers.to(CALLED[choice]))
     problem = uses_problem(answer, OFFERED[choice])
 
     check(demand, not problem, problem, answer)
@@ -141,7 +150,7 @@ def test_forced_tool_is_used(demand: Requirement, answers: Answers, choice: str)
 @requirement("MSG-7", profile="openai")
 def test_use_is_streamed_in_deltas(demand: Requirement, answers: Answers) -> None:
     """Put together, the deltas are the input of the tool that was named."""
-    answer = answers.to(STREAMED_CALL)
+    answer = uncut(answers.to(STREAMED_CALL))
     problem = order_problem(answer) or uses_problem(answer, [LAMP])
 
     check(demand, not problem, problem, answer)

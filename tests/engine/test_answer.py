@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.engine.model.load import LoadedModel
+from service.engine.model.vocabulary import Vocabulary
 from service.engine.text.answer import Answer, AnswerParser
 from tests.engine.conftest import job
 
@@ -39,6 +40,21 @@ def test_special_tokens_of_the_model_are_not_text(loaded: LoadedModel) -> None:
     text = said.text + found.finish().text
 
     assert text == ""
+
+
+def test_log_probability_of_what_is_no_text_has_none(loaded: LoadedModel) -> None:
+    """The entries of an answer make its text, and there is one for each token all the same."""
+    found = AnswerParser(loaded.tokenizer).answer(job())
+    vocabulary = Vocabulary(loaded.tokenizer, len(loaded.tokenizer))
+    tokens = loaded.tokenizer.encode("one <start_of_turn>two", add_special_tokens=False)
+    said = [found.add(each, vocabulary.token_logprob(each, -1.0, ())) for each in tokens]
+    said.append(found.finish())
+    entries = [entry for each in said for entry in each.logprobs]
+
+    assert len(tokens) == len(entries)
+    assert "".join(each.text for each in said).encode() == b"".join(
+        each.chosen.piece for each in entries
+    )
 
 
 @pytest.mark.parametrize("stop", ["sta", "t he", "👩", "re.", "Stop sta"])

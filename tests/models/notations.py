@@ -582,7 +582,7 @@ ROUND: list[dict[str, Any]] = [
     },
 ]
 # What looks like a special token in a template, and what ends a turn there.
-_SPECIAL = re.compile(r"""<\|[\w"/]+\|?>|<[\w/]+\|>|\[/?[A-Z_]+\]|<｜[\w▁]+｜>""")
+SPECIAL = re.compile(r"""<\|[\w"/]+\|?>|<[\w/]+\|>|\[/?[A-Z_]+\]|<｜[\w▁]+｜>""")
 _TURN_END = re.compile(
     r"<eos>|</s>|<\|(im_end|eot_id|eom_id|eot|end_of_text|END_OF_TURN_TOKEN|START_OF_TURN_TOKEN|end|call|user|observation)\|>|<turn\|>|"
     r"<｜end▁of▁sentence｜>|<seed:eos>|\[e~\[|<end_of_turn>|<SPECIAL_12>|<\|message_sep\|>|<\|tool_response>"
@@ -592,7 +592,7 @@ _TURN_END = re.compile(
 def found_in_template(template: str) -> tuple[str, str]:
     """Return the notation that a *template* shows, and what comes of a call that it writes."""
     marks = [mark for sample in SAMPLES for mark in sample.special if mark in template]
-    tokenizer = tokenizer_of(list(dict.fromkeys(marks + _SPECIAL.findall(template))), template)
+    tokenizer = tokenizer_of(list(dict.fromkeys(marks + SPECIAL.findall(template))), template)
     shown = call_notation(tokenizer)
     notation = next((name for name, each in NOTATIONS.items() if each is shown), "")
     found = ""

@@ -20,13 +20,13 @@ N_TOKENS = int(json.loads((EMBEDDED_FOLDER / "config.json").read_text())["vocab_
 PULL = 2.0  # weights as mlx makes them hardly tell one prompt from another
 
 
-def make(model_type: str, folder: Path) -> dict[str, Any]:
+def make(model_type: str, folder: Path, n_tokens: int = N_TOKENS) -> dict[str, Any]:
     """
     Make a model of *model_type* in *folder*, always with the same weights; return its config.
 
-    The tokenizer and the chat template are the built-in model's.
+    The tokenizer and the chat template are the built-in model's; *n_tokens* is how many it knows.
     """
-    config = config_of(model_type, N_TOKENS)
+    config = config_of(model_type, n_tokens)
     module = importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(model_type, model_type)}")
     mx.random.seed(7)
     model = module.Model(module.ModelArgs.from_dict(json.loads(json.dumps(config))))

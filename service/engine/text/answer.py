@@ -16,6 +16,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 from mlx_lm.generate import TextStateMachine
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
@@ -133,6 +134,10 @@ class Answer:
         self._parse(self._detokenizer.last_segment, parsed)
         self.n_reasoning_tokens += part == "reasoning"
         if logprob is not None and "normal" in {part, self._part}:
+            if token in self._format.textless_tokens:
+                logprob = msgspec.structs.replace(
+                    logprob, chosen=msgspec.structs.replace(logprob.chosen, piece=b"")
+                )
             self._unsent_logprobs.append((begins_at, logprob))
         parsed.logprobs = tuple(self._certain_logprobs())
         return parsed

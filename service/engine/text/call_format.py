@@ -47,6 +47,7 @@ class CallFormat:
             `title`, which is left out, or `start`, where the opener has to tell.
         initial_state: the part in which an answer begins.
         silent_tokens: special tokens that are no marks; they are left out of all parts but calls.
+        textless_tokens: those, and special tokens that are a mark by themselves: none is ever a text.
         marks: finds marks and special tokens in a text.
         end: mark that closes a call; empty: the end of the answer does.
         frame: how a grammar writes calls; None: it can't.
@@ -59,6 +60,7 @@ class CallFormat:
     machine: TextStateMachine
     initial_state: str
     silent_tokens: frozenset[int]
+    textless_tokens: frozenset[int]
     marks: re.Pattern[str]
     end: str = ""
     frame: CallFrame | None = None
@@ -122,7 +124,12 @@ def formats(tokenizer: TokenizerWrapper) -> Formats:
         toolless=_format(tokenizer, always, thoughts),
         toolless_forced=_held(tokenizer, always if always and always.frame else None, thoughts),
         plain=CallFormat(
-            None, TextStateMachine({"normal": []}), "normal", own.silent_tokens, own.marks
+            None,
+            TextStateMachine({"normal": []}),
+            "normal",
+            own.silent_tokens,
+            own.silent_tokens,
+            own.marks,
         ),
         thoughts=thoughts,
         knows_calls=calls is not None,
@@ -232,6 +239,7 @@ def _made(tokenizer: TokenizerWrapper, calls: CallNotation | None, edges: _Edges
         machine=TextStateMachine({part: list(each.items()) for part, each in edges.items()}),
         initial_state="normal",
         silent_tokens=frozenset(silent),
+        textless_tokens=frozenset(silent | {i for i, text in special.items() if text in marks}),
         marks=_pattern(marks - {"\n"} | set(special.values())),
     )
     if calls is None:

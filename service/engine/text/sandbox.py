@@ -8,26 +8,29 @@ get so much time and so much text; beyond that they refuse the chat, as they may
 from __future__ import annotations
 
 import ctypes
-import re
+import functools
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from jinja2 import Template
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
+from jinja2.nodes import Concat
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers.utils import chat_template_utils
 
+from service.engine.text import growth
+from service.engine.text.growth import MAX_CHARACTERS, too_large
+
 RENDER_S = 2.0  # taste: the longest chat that is let in takes a twentieth of it
-MAX_CHARACTERS = (
-    64 << 20
-)  # of what an operation or the whole template makes; four of the largest bodies
-MAX_BITS = 4096  # of a number; taste
-_PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs"})
-_WIDE = re.compile(r"%[^a-zA-Z%]*\d{5}|%[^a-zA-Z%]*\*")  # a width that is no width of a column
+MAX_MADE = (
+    8 * MAX_CHARACTERS
+)  # of all that one rendering makes; taste: some join their text anew each turn
+_PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "translate"})
 
 
 class _Watchman:
@@ -83,22 +86,78 @@ watchman = _Watchman()
 
 
 class _Template(Template):
-    """A template that has its time."""
+    """A template that has its time, and so much text that it may make on its way."""
+
+    environment: BoundedEnvironment
 
     def render(self, *args: Any, **kwargs: Any) -> str:
+        self.environment.begin()
         with watchman.limit(RENDER_S):
             return super().render(*args, **kwargs)
+
+
+class _Code(CodeGenerator):
+    """Jinja's code, but for `~`, which is no operator there that a sandbox could look at."""
+
+    def visit_Concat(self, node: Concat, frame: Frame) -> None:  # noqa: N802 (the library's name)
+        self.write("environment.joined((")
+        for each in node.nodes:
+            self.visit(each, frame)
+            self.write(", ")
+        self.write("))")
+
+
+class _Filters(dict[str, Callable[..., Any]]):
+    """Filters as the environment has them; those that can make much are looked at before they do."""
+
+    def __init__(
+        self, known: dict[str, Callable[..., Any]], may_make: Callable[[int], None]
+    ) -> None:
+        super().__init__(known)
+        self._may_make = may_make
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        return self._bounded(name, super().__getitem__(name))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a filter by its *name*."""
+        made = super().get(name, default)
+        return self._bounded(name, made) if name in self else made
+
+    def _bounded(self, name: str, make: Callable[..., Any]) -> Callable[..., Any]:
+        made_by = growth.FILTERS.get(name)
+        if made_by is None:
+            return make
+        n_own = hasattr(
+            make, "jinja_pass_arg"
+        )  # the environment, which is no argument of the template's
+
+        @functools.wraps(make)
+        def bounded(*args: Any, **kwargs: Any) -> Any:
+            own, (value, *rest) = args[:n_own], args[n_own:]
+            value = growth.materialized(value)
+            self._may_make(made_by(value, *rest, *kwargs.values()))
+            return make(*own, value, *rest, **kwargs)
+
+        return bounded
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
     """Jinja's sandbox, in which nothing grows beyond MAX_CHARACTERS, and no template runs for ever."""
 
     template_class = _Template
+    code_generator_class = _Code
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Without its optimizer, which would compute what is constant while it compiles.
-        super().__init__(*args, **kwargs, optimized=False)
+        super().__init__(*args, **kwargs, optimized=False, finalize=self._as_text)
+        self.filters = _Filters(self.filters, self._may_make)
+        self._made = threading.local()
+
+    def begin(self) -> None:
+        """Count anew what a rendering in this thread makes."""
+        self._made.n = 0
 
     @staticmethod
     def concat(parts: Iterable[str]) -> str:
@@ -108,43 +167,48 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         for part in parts:
             left -= len(part)
             if left < 0:
-                raise _too_large()
+                raise too_large()
             kept.append(part)
         return "".join(kept)
 
+    def joined(self, parts: tuple[Any, ...]) -> str:
+        """Return *parts* as one text."""
+        self._may_make(growth.size(parts))
+        return "".join(map(str, parts))
+
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Compute *left* *operator* *right*, if what comes of it stays in bounds."""
-        if _size(operator, left, right) > MAX_CHARACTERS:
-            raise _too_large()
+        self._may_make(growth.of_operator(operator, left, right))
         return super().call_binop(context, operator, left, right)
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 (as there)
+        """Call what a template calls, if what comes of it stays in bounds."""
+        method = getattr(__obj, "__wrapped__", __obj)  # Jinja wraps the formats of texts
+        text, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
+        if isinstance(text, str):
+            args = tuple(map(growth.materialized, args))
+            if name in {"format", "format_map"}:
+                __self._may_make(growth.of_format(text, (args, kwargs)))
+            elif name in growth.METHODS:
+                __self._may_make(growth.METHODS[name](text, *args, *kwargs.values()))
+        return super().call(__context, __obj, *args, **kwargs)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Tell whether a template may have this; what pads a text to any length it need not have."""
         return attr not in _PADDING and super().is_safe_attribute(obj, attr, value)
 
+    def _as_text(self, value: Any) -> Any:
+        """Look at a *value* that becomes text where it stands."""
+        self._may_make(growth.size(value))
+        return value
+
+    def _may_make(self, n: int) -> None:
+        """Count *n* characters or items that are about to be made."""
+        self._made.n = getattr(self._made, "n", 0) + n
+        if n > MAX_CHARACTERS or self._made.n > MAX_MADE:
+            raise too_large()
+
 
 def install() -> None:
     """Have transformers render in bounds; to be called before any template is compiled."""
     chat_template_utils.ImmutableSandboxedEnvironment = BoundedEnvironment
-
-
-def _size(operator: str, left: Any, right: Any) -> int:
-    """Return how many characters or items come of an operation, as far as they could be many."""
-    match operator, left, right:
-        case "+", str() | list() | tuple(), str() | list() | tuple():
-            return len(left) + len(right)
-        case "*", str() | list() | tuple(), int():
-            return len(left) * right
-        case "*", int(), str() | list() | tuple():
-            return left * len(right)
-        case "*", int(), int() if left.bit_length() + right.bit_length() > MAX_BITS:
-            return MAX_CHARACTERS + 1
-        case "**", int(), int() if left.bit_length() * abs(right) > MAX_BITS:
-            return MAX_CHARACTERS + 1
-        case "%", str(), _ if _WIDE.search(left):
-            return MAX_CHARACTERS + 1
-    return 0
-
-
-def _too_large() -> SecurityError:
-    return SecurityError("it makes too much text")
