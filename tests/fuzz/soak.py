@@ -27,6 +27,7 @@ from tests.live import UVICORN, LiveServer, running
 LOOK_S = 2.0
 MAX_GROWTH_MB = 20.0
 SETTLING = 0.2  # of the time, in which caches fill and are no growth
+CACHE_MB = "8"  # so small that it is full by then, however slow the machine is
 BODIES: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 16}),
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Count."}], "max_tokens": 16,
@@ -108,7 +109,7 @@ def main(minutes: float, clients: int, pause_ms: int, leak: bool, out: Path | No
     fault = {"FAULT": "leak"} if leak else {}
     with (
         tempfile.TemporaryDirectory() as folder,
-        running(Path(folder) / "log", how, PREFIX_CACHE_MB="64", **fault) as server,
+        running(Path(folder) / "log", how, PREFIX_CACHE_MB=CACHE_MB, **fault) as server,
     ):
         server.wait_until("/readyz", 200)
         engine = server.engine_pid()
