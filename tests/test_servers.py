@@ -47,11 +47,11 @@ async def server(app: App = fine) -> AsyncIterator[int]:
         listening.close()
 
 
-def asked(*pieces: bytes, pause_s: float = 0.0) -> list[tuple[int, str, bytes]]:
+def asked(*pieces: bytes, pause_s: float = 0.0, app: App = fine) -> list[tuple[int, str, bytes]]:
     """Send *pieces* on one connection; return what comes until it is closed, or was answered well."""
 
     async def scenario() -> list[tuple[int, str, bytes]]:
-        async with asyncio.timeout(10), server() as port:
+        async with asyncio.timeout(10), server(app) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             for piece in pieces:
                 writer.write(piece)
@@ -119,6 +119,33 @@ def test_head_that_comes_too_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 200 == good[0]
 
 
+async def slow(scope: Any, receive: Any, send: Any) -> None:
+    """Answer 200, after the body and a while."""
+    while (await receive()).get("more_body"):
+        pass
+    await asyncio.sleep(0.1)
+    await fine(scope, receive, send)
+
+
+def test_nonsense_behind_a_request(caplog: pytest.LogCaptureFixture) -> None:
+    """What was asked before it gets its whole answer, and nothing comes in between or behind."""
+    found = asked(FINE + b"nonsense\r\n\r\n", b"", app=slow)
+    two = asked(FINE + FINE + b"GET / HTTP/9.9\r\n\r\n", b"", b"", app=slow)
+
+    assert [200] == [status for status, _, _ in found]
+    assert [200, 200] == [status for status, _, _ in two]
+    assert "Traceback" not in caplog.text
+
+
+def test_body_that_breaks(caplog: pytest.LogCaptureFixture) -> None:
+    """It is refused once, and whoever reads it hears that its client has gone."""
+    head = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    (response,) = asked(head + b"2\r\nok\r\n", b"nonsense", pause_s=0.05, app=slow)
+
+    assert (400, "invalid_http_request") == refusal(response)
+    assert "Traceback" not in caplog.text
+
+
 def test_connection_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is closed without a word."""
     monkeypatch.setattr(servers, "HEAD_S", 0.1)
@@ -130,12 +157,12 @@ def test_answer_that_takes_longer_than_a_head_may(monkeypatch: pytest.MonkeyPatc
     """Only heads are awaited; what comes after them has other limits."""
     monkeypatch.setattr(servers, "HEAD_S", 0.05)
 
-    async def slow(scope: Any, receive: Any, send: Any) -> None:
+    async def late(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(0.2)
         await fine(scope, receive, send)
 
     async def scenario() -> bytes:
-        async with asyncio.timeout(10), server(slow) as port:
+        async with asyncio.timeout(10), server(late) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(FINE)
             head = await reader.readuntil(b"\r\n\r\n")

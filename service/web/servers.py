@@ -154,9 +154,10 @@ class HeadTimer:
 
 
 class _Cycle(httptools_impl.RequestResponseCycle):
-    """uvicorn's request and its response; one of HTTP/1.0 gets no chunks."""
+    """uvicorn's request and its response; one of HTTP/1.0 gets no chunks, and who has left gets nothing."""
 
     async def send(self, message: Any) -> None:
+        self.disconnected |= self.transport.is_closing()  # told a turn of the loop later by uvicorn
         if self.scope["http_version"] == "1.0":
             self._expect(message)
         await super().send(message)
@@ -180,6 +181,7 @@ class UvicornProtocol(HttpToolsProtocol):
         self._n_head_bytes = 0
         self._n_header_bytes = 0
         self._refusal: ServiceError | None = None
+        self._answering: httptools_impl.RequestResponseCycle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the first head."""
@@ -224,9 +226,31 @@ class UvicornProtocol(HttpToolsProtocol):
             raise self._refusal
         super().on_headers_complete()
 
+    def _start_asgi_task(self, cycle: httptools_impl.RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-        """Refuse what is no request, and close the connection."""
+        """Refuse what is no request and close the connection; whole requests before it are answered first."""
         self._head.stop()
+        answering = self._answering
+        if self.transport.is_closing():
+            return
+        if answering is None or answering.response_complete:
+            self._refuse()
+        elif answering is self.cycle and answering.more_body:  # what came should be the rest of it
+            if not answering.response_started:
+                self._refuse()
+            answering.disconnected = True
+            answering.message_event.set()
+            self.transport.close()
+        else:
+            if self.pipeline and self.pipeline[0][0].more_body:
+                self.pipeline.popleft()
+            last = self.pipeline[0][0] if self.pipeline else answering
+            last.keep_alive = False
+
+    def _refuse(self) -> None:
         error = self._refusal or InvalidHttp("What came is no request of HTTP/1.1.")
         url = bytes(getattr(self, "url", b"")).decode("latin-1")
         self.transport.write(refusal(error, url, self.headers or ()))

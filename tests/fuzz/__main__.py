@@ -26,6 +26,7 @@ from typing import Any
 import click
 
 from tests.fuzz.accounts import left_over
+from tests.fuzz.asking import READY_S
 from tests.fuzz.requests import request
 from tests.live import UVICORN, LiveServer, running
 
@@ -117,7 +118,7 @@ def run(
 def server_of_ours(log: Path) -> Iterator[LiveServer]:
     """Start a server; when all was sent, fail if the engine is another or a request has not ended."""
     with running(log, UVICORN, **SERVER) as server:
-        server.wait_until("/readyz", 200)
+        server.wait_until("/readyz", 200, READY_S)
         engine = server.engine_pid()
         yield server
         if engine != server.engine_pid() or "Traceback" in server.log_text():

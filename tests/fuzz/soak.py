@@ -21,6 +21,7 @@ import httpx
 import psutil
 
 from tests.fuzz.accounts import left_over
+from tests.fuzz.asking import READY_S
 from tests.fuzz.record import Row, tell
 from tests.live import UVICORN, LiveServer, running
 
@@ -111,7 +112,7 @@ def main(minutes: float, clients: int, pause_ms: int, leak: bool, out: Path | No
         tempfile.TemporaryDirectory() as folder,
         running(Path(folder) / "log", how, PREFIX_CACHE_MB=CACHE_MB, **fault) as server,
     ):
-        server.wait_until("/readyz", 200)
+        server.wait_until("/readyz", 200, READY_S)
         engine = server.engine_pid()
         n, curve = soak(server, minutes, clients, pause_ms / 1000)
         wrong = left_over(server) or ("" if engine == server.engine_pid() else "the engine died")

@@ -25,6 +25,7 @@ from typing import Any
 import click
 from tokenizers import AddedToken, Tokenizer
 
+from service.catalog.card import EMBEDDED_FOLDER
 from tests.live import ROOT, running
 from tests.models import small
 from tests.models.__main__ import versions
@@ -64,7 +65,7 @@ FAMILIES = (
 
 def make(family: Family, template: str, folder: Path) -> None:
     """Make a small model in *folder* that is like *family*, with its chat *template*."""
-    tokenizer = Tokenizer.from_file(str(small.EMBEDDED_FOLDER / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(EMBEDDED_FOLDER / "tokenizer.json"))
     special = dict.fromkeys([*SPECIAL.findall(template), family.end])
     tokenizer.add_special_tokens([AddedToken(text, special=True) for text in special])
     small.make(family.type, folder, tokenizer.get_vocab_size())

@@ -93,7 +93,7 @@ def _joined(items: Any, between: Any = "", *_: Any) -> int:
 
 def _replaced(text: Any, old: Any, new: Any, *_: Any) -> int:
     text = str(text)
-    return len(text) + text.count(str(old)) * len(str(new))
+    return int(len(text) + text.count(str(old)) * len(str(new)))
 
 
 def _indented(text: Any, width: Any = 4, *_: Any) -> int:
@@ -112,9 +112,8 @@ def _written(value: Any, indent: Any = 0, *_: Any) -> int:
 
 def _in_parts(text: Any, between: Any = None, *_: Any) -> int:
     text = str(text)
-    if isinstance(between, str) and between:
-        return len(text) + text.count(between) * _PART
-    return len(text) * _PART // 2
+    n_parts = text.count(between) if isinstance(between, str) and between else len(text) // 2
+    return len(text) + n_parts * _PART
 
 
 def _listed(value: Any, *_: Any) -> int:
