@@ -98,7 +98,8 @@ def conformance(url: str, arguments: tuple[str, ...]) -> None:
     """Run the suite, which is a distribution of its own, and end with its status."""
     if not all(map(importlib.util.find_spec, ("conformance", "pytest", "jsonschema", "h11"))):
         raise click.ClickException(
-            "The suite is a distribution of its own: pip install tier3a-conformance."
+            "The suite is a distribution of its own, tier3a-conformance, which is not installed here. "
+            "A checkout of this project has it: pip install ./conformance"
         )
     sys.exit(
         subprocess.call([sys.executable, "-P", "-m", "conformance", "--base-url", url, *arguments])
