@@ -37,6 +37,7 @@ async def started(lifecycle: Lifecycle, stream: io.StringIO, url: str | None) ->
 def test_start_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each line is drawn over the one before and ends at its beginning; at the end nothing is left of it."""
     monkeypatch.setattr(terminal, "DRAW_S", 0.01)
+    monkeypatch.setattr(terminal, "FIRST_S", 0.0)
     screen = Screen()
     asyncio.run(started(Lifecycle(warmup_enabled=True), screen, "http://127.0.0.1:8000"))
     drawn, _, told = screen.getvalue().rpartition("\r\x1b[K")
@@ -53,6 +54,7 @@ def test_start_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_start_where_nobody_knows_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no banner that could be wrong."""
     monkeypatch.setattr(terminal, "DRAW_S", 0.01)
+    monkeypatch.setattr(terminal, "FIRST_S", 0.0)
     screen = Screen()
     asyncio.run(started(Lifecycle(warmup_enabled=True), screen, None))
 
@@ -73,6 +75,7 @@ def test_start_elsewhere(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCapt
 def test_model_that_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """The line goes away, and no banner comes."""
     monkeypatch.setattr(terminal, "DRAW_S", 0.01)
+    monkeypatch.setattr(terminal, "FIRST_S", 0.0)
     screen, model = Screen(), Lifecycle(warmup_enabled=True)
 
     async def scenario() -> None:

@@ -22,6 +22,7 @@ from service.fleet.lifecycle import Lifecycle, State
 
 _log = logging.getLogger(__name__)
 
+FIRST_S = 0.5  # taste: whoever waits for longer wants to know for what
 DRAW_S = 0.2  # taste: as often as a person sees a change
 LOG_S = 15.0  # taste: nobody watches a log for longer without asking whether it is still alive
 _OVER = {State.READY, State.UNLOADED, State.DRAINING, State.STOPPED}
@@ -53,6 +54,7 @@ class Terminal:
 
     async def _draw(self, url: str | None) -> None:
         began_s, model = time.monotonic(), self._lifecycle
+        await asyncio.sleep(FIRST_S)  # the server has some short lines to say before
         while model.state not in _OVER and not model.is_given_up:
             line = f"{model.state.value}: {model.reason} ({time.monotonic() - began_s:.0f} s)"
             width = shutil.get_terminal_size().columns - 1
