@@ -23,6 +23,7 @@ ONE = {"MAX_CONCURRENCY": "1"}
 N_STREAMS = 4
 N_TOO_MANY = 4
 HOLDS = (3, 12)
+CROWDS = (3, 12)  # of how many timeouts' streams; the larger one where the first was over too soon
 EARLY_S = 0.1
 LATE_S = 1.0
 AT_ONCE_S = 1.0
@@ -79,10 +80,14 @@ def waiting(server: Server, pace: Pace, timeout_s: float) -> Crowd:
     """
     if server.timeout_s < timeout_s + pace.waits_s + LATE_S:
         not_tested(f"--timeout is too short for a wait of {timeout_s:g} s")
-    n_streams = min(MOST_STREAMS, ceil(3 * timeout_s / pace.lasts_s) + 2)
-    if n_streams * pace.lasts_s < 2 * timeout_s:
-        not_tested(f"too fast: {n_streams} streams of {pace.lasts_s:.3f} s keep nobody waiting")
-    crowd = crowd_of(together(server, n_streams, pace))
+    for n_times in CROWDS:
+        n_streams = min(MOST_STREAMS, ceil(n_times * timeout_s / pace.lasts_s) + 2)
+        if n_streams * pace.lasts_s < 2 * timeout_s:
+            not_tested(f"too fast: {n_streams} streams of {pace.lasts_s:.3f} s keep nobody waiting")
+        crowd = crowd_of(together(server, n_streams, pace))
+        waited_s = max((each.waited_s for each in crowd.answered), default=timeout_s)
+        if crowd.refused or crowd.lost or waited_s >= timeout_s:
+            break  # else the pace was measured while the machine had much else to do
     if most_at_once(crowd.answered) > 1:
         not_tested("MAX_CONCURRENCY=1 isn't kept, so that nobody has to wait")
     late = [each for each in crowd.refused if each.answer and each.answer.total_s > timeout_s / 2]

@@ -170,6 +170,8 @@ def run_suite(task: Task) -> Result:
         words = " ".join([*command(task.server), *run.flags.split()])
         options = [*PYTEST, "--launch", words]
         options += ["--report-json", str(written)]
+        # In pytest's usual one, each of those that run at once would tidy up what others are at.
+        options += ["--basetemp", str(Path(folder) / "temporary")]
         options += [word for profile in run.profiles for word in ("--profile", profile)]
         with output.open("w") as sink, redirect_stdout(sink), redirect_stderr(sink):
             pytest.main([*paths_of(run), *options])
