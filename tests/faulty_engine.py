@@ -1,8 +1,9 @@
 """
 The real engine, made to fail where the variable FAULT says; started by `tests/faulty_app.py` and nobody else.
 
-FAULT is a word of `FAULTS`, which may have a number behind a colon. No start but that one comes by here: the
-product has no door for faults, only an argument of `create_app` that says which engine to start.
+FAULT is a word of `FAULTS`, which may have a number behind a colon, or several with commas between. No start
+but that one comes by here: the product has no door for faults, only an argument of `create_app` that says
+which engine to start.
 """
 
 from __future__ import annotations
@@ -118,8 +119,9 @@ FAULTS: dict[str, Callable[[float], None]] = {
 
 def inject() -> None:
     """Make this process fail as FAULT says."""
-    word, _, number = os.environ["FAULT"].partition(":")
-    FAULTS[word](float(number or 0))
+    for fault in os.environ["FAULT"].split(","):
+        word, _, number = fault.partition(":")
+        FAULTS[word](float(number or 0))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -13,13 +12,6 @@ import pytest
 from service.contracts import check
 from tests.flows.chatting import CHAT, HELLO, ask, choice, chunks, completion, streamed, text
 from tests.live import LiveServer
-
-
-@pytest.fixture
-def sdk(server: LiveServer) -> Iterator[openai.OpenAI]:
-    """The official client, as anyone would set it up."""
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def test_official_client_lists_chats_and_streams(sdk: openai.OpenAI) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -17,13 +16,6 @@ from tests.live import LiveServer
 COMPLETIONS = "/v1/completions"
 PROMPT = "The server listens on"
 END_OF_TURN = 4  # of the built-in model
-
-
-@pytest.fixture
-def sdk(server: LiveServer) -> Iterator[openai.OpenAI]:
-    """The official client, as anyone would set it up."""
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def ask(client: httpx.Client, prompt: Any = PROMPT, **fields: Any) -> Any:

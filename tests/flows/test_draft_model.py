@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +36,3 @@ def test_answers_are_those_without_a_draft(server: LiveServer, tmp_path: Path) -
         drafted = answers(drafting)
 
     assert answers(server) == drafted
-
-
-def test_draft_that_is_unfit_is_told_by_the_probe(tmp_path: Path) -> None:
-    """The operator reads which setting it is, and why."""
-    (tmp_path / "empty").mkdir()
-    with running(tmp_path / "log", DRAFT_MODEL=str(tmp_path / "empty")) as server:
-        deadline_s, told = time.monotonic() + 20, ""
-        while "DRAFT_MODEL" not in told and time.monotonic() < deadline_s:
-            told = server.wait_until("/readyz", 503).text
-
-    assert "DRAFT_MODEL can't be used: empty holds no config.json" in told

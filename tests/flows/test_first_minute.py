@@ -18,7 +18,7 @@ import pytest
 
 from service.catalog.card import EMBEDDED_FOLDER
 from tests import fake_hub
-from tests.live import ROOT, UVICORN, clean_environment, free_port, running
+from tests.live import PLAIN, ROOT, UVICORN, clean_environment, free_port, running
 
 TIER3A = (sys.executable, "-P", "-c", "from service.command.main import main; main()")
 HELLO = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
@@ -83,7 +83,7 @@ def test_first_minute(strange_folder: Path) -> None:
             _until(url, lambda _: b"MB (" in b"".join(seen))
             hub.may_finish.set()
             _until(url, lambda body: body["ready"])
-            answer = httpx.post(f"{url}/v1/chat/completions", json=HELLO, timeout=30)
+            answer = httpx.post(f"{url}/v1/chat/completions", json=HELLO, timeout=30, verify=PLAIN)
             screen = b"".join(seen).decode()
 
     downloading = r"the model is being downloaded, \d of \d MB \(\d+%\)"
@@ -155,7 +155,7 @@ def _until(url: str, is_so: object, deadline_s: float = 30) -> str:
     body: dict[str, object] = {}
     while time.monotonic() < end:
         try:
-            body = httpx.get(f"{url}/readyz", timeout=5).json()
+            body = httpx.get(f"{url}/readyz", timeout=5, verify=PLAIN).json()
         except httpx.TransportError:
             body = {}
         if body and is_so(body):  # type: ignore[operator]

@@ -35,7 +35,7 @@ WEATHER: Any = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def sdk(server: LiveServer) -> Iterator[anthropic.Anthropic]:
     """The official client, as anyone would set it up."""
     with client_of(server, api_key="none") as client:

@@ -85,7 +85,7 @@ def test_vanished_clients_give_their_permit_back(small: LiveServer) -> None:
     """Streaming, waiting or not streaming: who goes is cancelled, and the next one is served."""
     with small.client() as http:
         for stream in (True, False):
-            with httpx.Client(base_url=small.url, timeout=0.3) as impatient:
+            with small.client(0.3) as impatient:
                 if stream:
                     with impatient.stream("POST", CHAT, json=ENDLESS) as response:
                         lines = response.iter_lines()
@@ -106,7 +106,7 @@ def test_waiting_client_that_vanishes_leaves_the_queue(small: LiveServer) -> Non
         lines = running_one.iter_lines()  # kept: httpx closes the stream with its iterator
         next(lines)
         with (
-            httpx.Client(base_url=small.url, timeout=0.1) as impatient,
+            small.client(0.1) as impatient,
             pytest.raises(httpx.ReadTimeout),
         ):
             impatient.post(CHAT, json=SHORT)

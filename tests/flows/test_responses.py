@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +35,6 @@ LONG: Any = {
     "name": "long",
     "schema": {"type": "array", "items": {"type": "boolean"}, "minItems": 3000},
 }
-
-
-@pytest.fixture
-def sdk(server: LiveServer) -> Iterator[openai.OpenAI]:
-    """The official client, as anyone would set it up."""
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def events_of(response: httpx.Response) -> list[dict[str, Any]]:

@@ -44,19 +44,6 @@ def test_environment_is_heard_on_every_way_of_starting(
         assert "Request started" not in server.log_text()
 
 
-def test_flag_beats_environment(tmp_path: Path) -> None:
-    """What is said on the command line counts."""
-    how = (*MODULE, "--context-length", "64", "--mlx-warmup", "true")
-    environment = {"CONTEXT_LENGTH": "128", "MLX_WARMUP": "false"}
-    with running(tmp_path / "log", how, **environment) as server, server.client() as http:
-        server.wait_until("/readyz", 200)
-        health = http.get("/health").json()
-        (model,) = http.get("/v1/models").json()["data"]
-
-        assert model["context_length"] == 64
-        assert health["warmup_completed"] is True
-
-
 def test_listening_beyond_this_machine_without_a_key_is_warned_of(tmp_path: Path) -> None:
     """The start says so; with a key it does not."""
     how = (*MODULE, "--host", "0.0.0.0")

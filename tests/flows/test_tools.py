@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,7 +11,6 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tests.flows.chatting import ask, choice, chunks, completion, counts, refusal, streamed
-from tests.live import LiveServer
 
 LAMP = {
     "type": "object",
@@ -65,13 +63,6 @@ def calls_of(found: Any) -> list[Any]:
 def names_of(found: Any) -> set[str]:
     """Return the names of the functions that a choice calls."""
     return {call["function"]["name"] for call in calls_of(found)}
-
-
-@pytest.fixture
-def sdk(server: LiveServer) -> Iterator[openai.OpenAI]:
-    """The official client, as anyone would set it up."""
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 @pytest.mark.parametrize("temperature", [0, 0.8, 1.5])

@@ -17,7 +17,7 @@ import httpx
 from tests.live import ROOT
 
 SETTINGS = Path(__file__).parent / "schemathesis.toml"
-TIMEOUT_S = 240
+TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
