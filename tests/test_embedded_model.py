@@ -27,7 +27,7 @@ from service.training.lessons import Lessons
 from service.training.optimize import new_model
 
 MAX_SIZE_BYTES = 4_000_000
-N_SAMPLED = 80
+N_SAMPLED = 40
 HARD_TEXTS = [
     "",
     " two leading  spaces and one behind ",

@@ -30,7 +30,7 @@ from tests.test_contract_cases import CASES, NAMES, fast_validator_of, mutants, 
 ROOT = Path(__file__).parent.parent
 FIRST = Version(0, 1, 0)
 LIMIT_S = 1.0
-N_TRIED = 40
+N_TRIED = 12
 
 CONSUMERS, PRODUCERS = {"consumers"}, {"producers"}
 BOTH = CONSUMERS | PRODUCERS

@@ -79,12 +79,12 @@ def drafting(model: LoadedModel, vocabulary: Vocabulary, draft: nn.Module, **opt
     return Heard(model, vocabulary, AHEAD, draft=guessing, **options)
 
 
-def mixed_jobs(n: int, *, seeded: bool) -> list[tuple[list[int], Any]]:
-    """Return *n* prompts of unlike lengths, and answers that are."""
+def mixed_jobs(n: int) -> list[tuple[list[int], Any]]:
+    """Return *n* prompts and answers of unlike lengths, every second one greedy, the others drawn."""
     chance = random.Random(5)
     lengths = [(chance.choice((1, 2, 5, 20, 90)), chance.choice((7, 20, 50))) for _ in range(n)]
     return [
-        (some(n_prompt, i), wish(i if seeded else None, max_tokens=n_answer))
+        (some(n_prompt, i), wish(i if i % 2 else None, max_tokens=n_answer))
         for i, (n_prompt, n_answer) in enumerate(lengths)
     ]
 
@@ -93,29 +93,27 @@ def mixed_jobs(n: int, *, seeded: bool) -> list[tuple[list[int], Any]]:
     ("kind", "drafts"),
     [("full", "same"), ("full", "window"), ("window", "same"), ("window", "full")],
 )
-@pytest.mark.parametrize("seeded", [False, True])
 def test_answers_are_the_same(
-    kind: str, seeded: bool, drafts: str, loaded: LoadedModel, vocabulary: Vocabulary
+    kind: str, drafts: str, loaded: LoadedModel, vocabulary: Vocabulary
 ) -> None:
     """Greedy or drawn, alone or among rows that come and go, whether the draft is right or never is."""
     model = dressed(kind, loaded, is_repeating=True)
     draft = model.model if drafts == "same" else random_models.model(drafts)
-    jobs = mixed_jobs(9, seeded=seeded)
+    jobs = mixed_jobs(8)
     plain, ahead = Heard(model, vocabulary, 0), drafting(model, vocabulary, draft)
     expected = [plain.answers([each])[0] for each in jobs]
 
-    assert ahead.answers(jobs[:1]) == expected[:1]
+    assert ahead.answers(jobs[:2]) == expected[:2]
     assert ahead.answers(jobs, pause=3) == expected
 
 
 @pytest.mark.parametrize("kind", ["full", "window"])
-@pytest.mark.parametrize("seed", [None, 4])
 def test_good_guesses_take_fewer_steps(
-    kind: str, seed: int | None, loaded: LoadedModel, vocabulary: Vocabulary
+    kind: str, loaded: LoadedModel, vocabulary: Vocabulary
 ) -> None:
     """The model itself as its draft is nearly always right, also where tokens are drawn by chance."""
     model = dressed(kind, loaded)
-    jobs = [(some(20, i), wish(seed, max_tokens=90)) for i in range(3)]
+    jobs = [(some(20, i), wish(seed, max_tokens=60)) for i, seed in enumerate((None, 4, 5))]
     plain, ahead = Heard(model, vocabulary, 0), drafting(model, vocabulary, model.model)
     plain.answers(jobs)
     ahead.answers(jobs)
@@ -133,7 +131,7 @@ def test_answers_are_the_same_from_smaller_caches(
     caches = Caches(model.model, *options)
     plain = Heard(model, vocabulary, 0, caches=caches)
     ahead = drafting(model, vocabulary, model.model, caches=caches)
-    jobs = mixed_jobs(6, seeded=False)
+    jobs = mixed_jobs(4)
 
     assert plain.answers(jobs, pause=3) == ahead.answers(jobs, pause=3)
     assert ahead.n_steps < 0.9 * plain.n_steps
@@ -143,9 +141,9 @@ def test_rows_of_several_lanes_are_drafted(
     loaded: LoadedModel, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A long row beside short ones has a lane of its own, and guesses of its own."""
-    monkeypatch.setattr(lanes, "MIN_LANE_BYTES", 1 << 20)
+    monkeypatch.setattr(lanes, "MIN_LANE_BYTES", 1 << 19)
     model = dressed("full", loaded, is_repeating=True)
-    jobs = [(some(n, n), wish(max_tokens=120)) for n in (2000, 9, 30)]
+    jobs = [(some(n, n), wish(max_tokens=60)) for n in (1000, 9, 30)]
     plain, ahead = Heard(model, vocabulary, 0), drafting(model, vocabulary, model.model)
     expected = plain.answers(jobs)
 
@@ -216,7 +214,7 @@ def test_draft_of_another_width_guesses_only_what_there_is(
     model = dressed("full", loaded, is_repeating=True)
     draft = Resized(model.model, n_logits)
     plain, ahead = Heard(model, vocabulary, 0), drafting(model, vocabulary, draft)
-    jobs = mixed_jobs(5, seeded=True)
+    jobs = mixed_jobs(4)
 
     assert plain.answers(jobs) == ahead.answers(jobs)
     assert ahead.n_steps < 0.9 * plain.n_steps

@@ -175,14 +175,14 @@ def model(request: pytest.FixtureRequest, loaded: LoadedModel) -> LoadedModel:
 
 
 def test_answers_do_not_depend_on_the_cache(model: LoadedModel, vocabulary: Vocabulary) -> None:
-    """In float32, hundreds of requests, mixed at random over chats that grow and part, are as if cold."""
+    """In float32, many requests, mixed at random over chats that grow and part, are answered as if cold."""
     chance = random.Random(3)
     cold = Scheduler(model, vocabulary, max_rows=1)
     warm = Scheduler(model, vocabulary, max_rows=6, prefixes=PrefixCache(3 << 20))
     chats = [some(n, n) for n in (20, 50, 90, 200)]
     seen: dict[int, list[Delta]] = {}
     sent: dict[int, Job] = {}
-    for ticket in range(120):
+    for ticket in range(60):
         place = chance.randrange(len(chats))
         prompt = chats[place] + some(chance.choice((1, 7, 40, 110)), ticket)
         sent[ticket] = wish(prompt, chance.choice((None, ticket)))
@@ -206,7 +206,7 @@ def test_answers_do_not_depend_on_the_cache(model: LoadedModel, vocabulary: Voca
             wrong.append(ticket)
 
     assert wrong == []
-    assert sum(n_cached(deltas) > 0 for deltas in seen.values()) > 40
+    assert sum(n_cached(deltas) > 0 for deltas in seen.values()) > 20
 
 
 def test_chat_that_grows_is_read_once(model: LoadedModel, vocabulary: Vocabulary) -> None:

@@ -86,18 +86,15 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["full", "window", "state"])
-@pytest.mark.parametrize("seeded", [False, True])
-def test_answers_are_the_same(
-    kind: str, seeded: bool, loaded: LoadedModel, vocabulary: Vocabulary
-) -> None:
+def test_answers_are_the_same(kind: str, loaded: LoadedModel, vocabulary: Vocabulary) -> None:
     """Greedy or drawn, alone or in company, short of a window or far beyond it."""
     model = dressed(kind, loaded, is_repeating=True)
     chance = random.Random(5)
     jobs = []
-    for i in range(12):
+    for i in range(8):
         piece = some(chance.choice((5, 20, 60)), i)
         prompt = piece * chance.choice((2, 3, 4)) + some(chance.choice((0, 3)), 100 + i)
-        jobs.append((prompt, wish(i if seeded else None, max_tokens=chance.choice((7, 40, 90)))))
+        jobs.append((prompt, wish(i if i % 2 else None, max_tokens=chance.choice((7, 40, 90)))))
     plain, ahead = Heard(model, vocabulary, 0), Heard(model, vocabulary, AHEAD)
     expected = [plain.answers([job])[0] for job in jobs]
     alone = [ahead.answers([job])[0] for job in jobs]
@@ -107,8 +104,10 @@ def test_answers_are_the_same(
     assert together == expected
 
 
-@pytest.mark.parametrize("options", [(8, None), (4, None), (None, 64), (8, 64)])
-@pytest.mark.parametrize("seeded", [False, True])
+@pytest.mark.parametrize(
+    ("options", "seeded"),
+    [((8, None), False), ((4, None), True), ((None, 64), False), ((8, 64), True)],
+)
 def test_answers_are_the_same_from_smaller_caches(
     options: tuple[int | None, int | None],
     seeded: bool,
@@ -177,7 +176,7 @@ def test_what_is_kept_of_an_answer_is_true(loaded: LoadedModel, vocabulary: Voca
         assert len(said) == n
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_rewound_cache_is_as_if_never_read(seed: int) -> None:
     """Logits after tokens that were read and taken back are those of a sequence that never had them."""
     chance = random.Random(seed)

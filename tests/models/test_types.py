@@ -10,17 +10,12 @@ from tests.models.types import names
 
 SAMPLE = {
     "llama4": "alone",  # caches in chunks, of which mlx-lm makes no batch
-    "mamba": "even",  # a state that padding moves
-    "jamba": "even",  # the same beside attention and experts
-    "rwkv7": "even",
+    "mamba": "even",  # a state that padding moves, as jamba's and rwkv7's
     "qwen3_next": "padded",  # gated delta nets beside attention
-    "lfm2": "padded",  # short convolutions
     "gpt_oss": "padded",  # attention sinks, windows, experts
     "gemma3n": "padded",  # layers that share keys and values
     "deepseek_v3": "padded",  # latent attention
-    "afm7": "alone",  # layers that read the keys and values of another, kept in a cache of no batch
     "mistral3": "padded",  # a text model inside of another
-    "phixtral": "padded",  # its own names for everything
 }
 
 
