@@ -45,6 +45,8 @@ RELATED = {
     "max_tokens",
     "min_tokens",
     "prompt",
+    "add_generation_prompt",
+    "continue_final_message",
 }
 
 

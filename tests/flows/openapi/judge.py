@@ -26,7 +26,8 @@ CONTRACTS = ROOT / "contracts"
 DOCUMENT: Any = yaml.safe_load((CONTRACTS / "openapi.yaml").read_text("utf-8"))
 EVENTS = "text/event-stream"
 ERROR = {"$ref": "error.schema.json"}
-# What the events of each route are. Where they have names, errors are among them and no [DONE] ends them.
+# What the events of each route are, and below it of what is kept. Where they have names, errors are among
+# them and no [DONE] ends them.
 CHUNKS = {
     "/v1/chat/completions": {"$ref": "chat-completion-chunk.schema.json"},
     "/v1/completions": {"$ref": "completion-chunk.schema.json"},
@@ -119,9 +120,10 @@ def _body_breaches(media_type: str, schema: Any, answer: httpx.Response) -> Iter
 def _stream_breaches(path: str, body: bytes) -> Iterator[str]:
     """Yield what is wrong with a stream: named events, or chunks, perhaps an error, and [DONE]."""
     events = events_of(body)
-    if path in NAMED_EVENTS:
+    named = next((it for route, it in NAMED_EVENTS.items() if path.startswith(route)), None)
+    if named is not None:
         for event in events:
-            yield from _json_breaches("an event", NAMED_EVENTS[path], event.data)
+            yield from _json_breaches("an event", named, event.data)
             if not event.data.startswith(f'{{"type":"{event.name}"'):
                 yield f"an event is named {event.name!r} and not after its type"
         return
