@@ -141,11 +141,11 @@ def test_every_schema_can_be_checked() -> None:
 
 def test_check_when_everything_is_wrong_in_a_large_body() -> None:
     """Half a million mistakes cost no more than the first: the event loop waits for this."""
-    began_s = time.perf_counter()
+    began_s = time.process_time()
     error = refusal({"model": "m", "messages": [1] * 500_000})
 
     assert "messages.0" == error.param
-    assert time.perf_counter() - began_s < 1
+    assert time.process_time() - began_s < 1
 
 
 def test_openapi_refers_to_itself_alone() -> None:

@@ -384,10 +384,10 @@ def test_long_report_is_drawn_quickly() -> None:
     report["requirements"] = rows
     for row in rows:
         row["checks"] = [sample_reports.check(row["id"], place, "PASS") for place in range(4)]
-    began_s = time.perf_counter()
+    began_s = time.process_time()
     drawn = page.render(report)
 
-    assert time.perf_counter() - began_s < 2
+    assert time.process_time() - began_s < 2
     assert len(drawn) < 4_000_000
 
 

@@ -141,9 +141,9 @@ def test_rows_of_several_lanes_are_drafted(
     loaded: LoadedModel, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A long row beside short ones has a lane of its own, and guesses of its own."""
-    monkeypatch.setattr(lanes, "MIN_LANE_BYTES", 1 << 19)
+    monkeypatch.setattr(lanes, "MIN_LANE_BYTES", 1 << 20)
     model = dressed("full", loaded, is_repeating=True)
-    jobs = [(some(n, n), wish(max_tokens=60)) for n in (1000, 9, 30)]
+    jobs = [(some(n, n), wish(max_tokens=120)) for n in (2000, 9, 30)]
     plain, ahead = Heard(model, vocabulary, 0), drafting(model, vocabulary, model.model)
     expected = plain.answers(jobs)
 

@@ -104,12 +104,12 @@ def test_tool_calls_are_literal_too(prompter: Prompter, loaded: LoadedModel) -> 
 def test_prompt_far_over_the_context_is_refused_without_being_encoded(prompter: Prompter) -> None:
     """Three megabytes of text, or of spelled markers, take no longer than to look at them."""
     for text in ("word " * 600_000, "<bos>" * 600_000):
-        began_s = time.perf_counter()
+        began_s = time.process_time()
         with pytest.raises(RefusedPrompt) as caught:
             prompter.prepare(job(text))
 
         assert caught.value.code == "context_length_exceeded"
-        assert time.perf_counter() - began_s < 2
+        assert time.process_time() - began_s < 2
 
 
 @pytest.mark.parametrize("text", ["Which port?", "#", "?"])

@@ -63,11 +63,11 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("source", HOSTILE, ids=lambda source: source[:20])
 def test_hostile_template_refuses(source: str) -> None:
     """By an error that is the template's own, soon."""
-    began_s = time.perf_counter()
+    began_s = time.process_time()
     with pytest.raises(SecurityError):
         BoundedEnvironment().from_string(source).render(message="x" * 1_000_000)
 
-    assert time.perf_counter() - began_s < 1.5
+    assert time.process_time() - began_s < 1.5
 
 
 @pytest.mark.parametrize(
