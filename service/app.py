@@ -26,6 +26,7 @@ from service.web.cors import Cors
 from service.web.edge import Edge
 from service.web.guard import Guard
 from service.web.intake import Intake
+from service.web.journal import Journal, RouteNote
 from service.web.lifespan import Lifespan
 from service.web.opening import Opening
 from service.web.resources.chat import ChatCompletions
@@ -33,7 +34,8 @@ from service.web.resources.completions import Completions
 from service.web.resources.document import OpenApi
 from service.web.resources.messages import Messages
 from service.web.resources.models import Models
-from service.web.resources.probes import Health, Liveness, MetricsPage, Readiness
+from service.web.resources.pages import Pages
+from service.web.resources.probes import Health, Liveness, MetricsPage, Readiness, Status
 from service.web.resources.responses import Responses
 from service.web.resources.tokens import Detokenize, Estimate, Tokenize
 from service.web.terminal import Terminal
@@ -58,15 +60,18 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
     fleet = Fleet(served, names, models_file.memory_bytes(settings) if is_shared else None)
     metrics.permits_in_use.set_function(lambda: fleet.n_permits_in_use)
     metrics.queue_length.set_function(lambda: fleet.n_waiting)
+    journal = Journal(metrics)
     intake = Intake(fleet, metrics)
     models = Models(fleet)
     messages = Messages(intake)
+    pages = Pages()
     responses = Responses(intake, Archive())
     routes: list[tuple[str, Any, dict[str, str]]] = [
         ("/health", Health(fleet), {}),
         ("/livez", Liveness(), {}),
         ("/readyz", Readiness(fleet), {}),
         ("/metrics", MetricsPage(metrics), {}),
+        ("/status", Status(fleet, journal), {}),
         ("/openapi.json", OpenApi(), {}),
         ("/v1/models", models, {}),
         ("/v1/models/{model_id:path}", models, {"suffix": "one"}),
@@ -82,9 +87,12 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
         ("/v1/responses/{response_id}/cancel", responses, {"suffix": "cancel"}),
         ("/v1/messages", messages, {}),
         ("/v1/messages/count_tokens", messages, {"suffix": "count_tokens"}),
+        ("/", pages, {}),
+        ("/docs", pages, {"suffix": "docs"}),
+        ("/pages/{name}", pages, {"suffix": "file"}),
     ]
     lifespan = Lifespan(fleet, metrics, settings.drain_timeout_s)
-    middleware: list[Any] = [lifespan]
+    middleware: list[Any] = [lifespan, RouteNote()]
     app = App(middleware=middleware)
     failures.install(app)
     for path, resource, how in routes:
@@ -93,7 +101,7 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
     opening = Opening(
         settings, Terminal(fleet.default.lifecycle, with_key=settings.api_key is not None)
     )
-    lifespan.edge = Edge(app, metrics, guard, Cors(settings.allowed_origins), opening)
+    lifespan.edge = Edge(app, metrics, guard, Cors(settings.allowed_origins), journal, opening)
     return lifespan.edge
 
 

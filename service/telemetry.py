@@ -9,12 +9,22 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from contextvars import ContextVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
+_WAIT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_TOKEN_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 _LOOP_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -47,10 +57,11 @@ class Metrics:
     """The counters of one app; names carry their units."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # it is the library's own way
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "tier3a_requests", "Requests by how they ended.",
-            ["method", "status"], registry=self.registry,
+            ["method", "route", "model", "status"], registry=self.registry,
         )  # fmt: skip
         self.requests_started = Counter(
             "tier3a_requests_started", "Requests begun, however they end.", registry=self.registry
@@ -60,7 +71,7 @@ class Metrics:
         )
         self.duration_s = Histogram(
             "tier3a_request_duration_seconds", "From the first byte read to the last one sent.",
-            ["method"], registry=self.registry,
+            ["method", "route"], registry=self.registry,
             buckets=(0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
         )  # fmt: skip
         self.prompt_tokens = Counter(
@@ -70,6 +81,23 @@ class Metrics:
             "tier3a_completion_tokens",
             "Tokens of answers that were finished.",
             registry=self.registry,
+        )
+        self.cached_tokens = Counter(
+            "tier3a_cached_prompt_tokens",
+            "Tokens of prompts that the prefix cache had.",
+            ["model"],
+            registry=self.registry,
+        )
+        self.queue_s = self._seconds("queue", "From a request's arrival until the engine began it.")
+        self.ttft_s = self._seconds(
+            "time_to_first_token", "From a request's arrival to its first token."
+        )
+        self.prefill_s = self._seconds("prefill", "Prefill of a request's slowest prompt.")
+        self.decode_s = self._seconds("decode", "Decoding of a request's slowest answer.")
+        self.inter_token_s = self._seconds(
+            "inter_token",
+            "Between two tokens of a request's slowest answer, in the mean.",
+            _TOKEN_BUCKETS_S,
         )
         self.permits_in_use = Gauge(
             "tier3a_permits_in_use", "Requests that may generate now.", registry=self.registry
@@ -102,6 +130,14 @@ class Metrics:
             "Processor time of the event loop between two looks, some 20 ms apart.",
             registry=self.registry, buckets=_LOOP_BUCKETS_S,
         )  # fmt: skip
+
+    def _seconds(
+        self, name: str, what: str, buckets: Sequence[float] = _WAIT_BUCKETS_S
+    ) -> Histogram:
+        """Return a histogram of seconds, by model."""
+        return Histogram(
+            f"tier3a_{name}_seconds", what, ["model"], registry=self.registry, buckets=buckets
+        )
 
     def exposition(self) -> bytes:
         """Return all of it in Prometheus' text format."""

@@ -370,7 +370,7 @@ def test_request_leaves_once(
     wire, metrics, stack = Wire(), Metrics(), Stack()
     asyncio.run(_serve_then(app, wire, deed, metrics, stack))
     _, end = pair(lines)
-    labels = {"method": "GET", "status": str(logged)}
+    labels = {"method": "GET", "route": "", "model": "", "status": str(logged)}
 
     assert sent == wire.status
     assert str(logged) == end[3]

@@ -15,10 +15,10 @@ from service.web import failures, guard
 from service.web.edge import Edge
 from service.web.guard import MAX_URI_BYTES, Guard
 
-PROBES = ["/health", "/livez", "/readyz"]
+OPEN = ["/health", "/livez", "/readyz", "/", "/docs", "/pages/status.js"]
 GUARDED = [
     "/v1/models", "/v1/models/org/m", "/v1/chat/completions", "/openapi.json", "/metrics",
-    "/nowhere", "/", "/HEALTH", "/health/x",
+    "/nowhere", "/status", "/pages", "/HEALTH", "/health/x",
 ]  # fmt: skip
 KEY = "k\u00e9y-1"
 FORM = "application/x-www-form-urlencoded"
@@ -70,10 +70,10 @@ def refusal(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
 
 
-@pytest.mark.parametrize("path", PROBES)
+@pytest.mark.parametrize("path", OPEN)
 @pytest.mark.parametrize("authorization", [None, "Bearer wrong"])
-def test_probe_when_a_key_is_set(path: str, authorization: str | None) -> None:
-    """What watches the server needs no key, and a wrong one does no harm."""
+def test_open_path_when_a_key_is_set(path: str, authorization: str | None) -> None:
+    """What watches the server, and pages that hold nothing, need no key, and a wrong one does no harm."""
     headers: dict[str, str | bytes] = (
         {} if authorization is None else {"Authorization": authorization}
     )

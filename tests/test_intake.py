@@ -29,6 +29,7 @@ from service.protocol import (
 from service.telemetry import Metrics
 from service.web import sse
 from service.web.intake import Intake, collect
+from service.web.journal import Visit
 
 CARD = ModelCard("org/gemma-3-4b", "gemma", "A model.", 8192, 1)
 JOBS = (Job(Text("a")), Job(Text("b")))
@@ -88,7 +89,8 @@ class Case:
 
 def request() -> Any:
     """Return a request as far as an intake looks at it."""
-    return SimpleNamespace(path="/v1/x", scope={"exchange": SimpleNamespace(leaving=ExitStack())})
+    exchange = SimpleNamespace(leaving=ExitStack(), visit=Visit("POST", "/v1/x", 0.0))
+    return SimpleNamespace(path="/v1/x", scope={"exchange": exchange})
 
 
 def leave(req: Any) -> None:

@@ -19,6 +19,7 @@ STATUSES = {
     "GET /livez": {"200"},
     "GET /metrics": {"200", "401"},
     "GET /readyz": {"200", "503"},
+    "GET /status": {"200", "401"},
     "GET /v1/models": {"200", "401", "503"},
     "GET /v1/models/{id}": {"200", "401", "404", "414", "503"},
     "POST /v1/chat/completions": {

@@ -129,10 +129,12 @@ def test_metrics_of_two_apps() -> None:
 def test_metrics_in_text() -> None:
     """The page holds every metric under a name that begins with the service's."""
     metrics = Metrics()
-    metrics.requests.labels("GET", 200).inc()
+    metrics.requests.labels("GET", "/health", "", 200).inc()
     text = metrics.exposition().decode()
     names = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
 
-    assert 'tier3a_requests_total{method="GET",status="200"} 1.0' in text
+    told = 'tier3a_requests_total{method="GET",model="",route="/health",status="200"} 1.0'
+    assert told in text
+    assert "_created" not in text
     assert all(name.startswith("tier3a_") for name in names)
     assert {"tier3a_permits_in_use", "tier3a_queue_length", "tier3a_prompt_tokens_total"} <= names

@@ -68,8 +68,7 @@ class ServedModel:
     @property
     def id(self) -> str | None:
         """The name that it is served under; None: it is known when it is loaded."""
-        card = self._known_card
-        return None if card is None else card.id
+        return None if self.card is None else self.card.id
 
     @property
     def askable_card(self) -> ModelCard | None:
@@ -77,11 +76,11 @@ class ServedModel:
         if self.lifecycle.healthy_card is not None:
             return self.lifecycle.healthy_card
         if self.stay.is_on_demand and self.lifecycle.state not in _ENDING:
-            return self._known_card
+            return self.card
         return None
 
     @property
-    def _known_card(self) -> ModelCard | None:
+    def card(self) -> ModelCard | None:
         """What it said of itself, when it was loaded last, or what its files say."""
         return self.lifecycle.card or self._card_on_disk
 

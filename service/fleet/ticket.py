@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 
 from service.errors import ServiceError
@@ -18,11 +19,18 @@ class Ticket:
     Attributes:
         numbers: its jobs' numbers in the protocol, in the jobs' order.
         waited_s: seconds that the request waited for its permit.
+        n_prompt_tokens: tokens of all prompts that were accepted.
+        first_s: when the first token came, by the monotonic clock; None: none has come yet.
+        ended: the last delta of each job that has ended.
     """
 
     def __init__(self, numbers: range, close: Callable[[int], None]) -> None:
         self.numbers = numbers
         self.waited_s = 0.0
+        self.n_prompt_tokens = 0
+        self.first_s: float | None = None
+        self.ended: list[Delta] = []
+        self._n_generated: dict[int, int] = {}  # tokens of each job until now
         self._close = close
         self._n_running = len(numbers)
         self._early: list[Delta] = []
@@ -30,9 +38,22 @@ class Ticket:
         self._n_put = 0
         self._reminder: asyncio.TimerHandle | None = None
 
+    @property
+    def n_completion_tokens(self) -> int:
+        """Tokens that have come until now, of all jobs."""
+        return sum(self._n_generated.values())
+
     def put(self, event: Accepted | Delta | ServiceError) -> None:
         """Add *event*, from the supervisor; after an error nothing more comes."""
         self._n_put += 1
+        if isinstance(event, Accepted):
+            self.n_prompt_tokens += event.n_prompt_tokens
+        elif isinstance(event, Delta):
+            if self.first_s is None:
+                self.first_s = time.monotonic()
+            self._n_generated[event.ticket] = event.n_completion_tokens
+            if event.finish_reason is not None:
+                self.ended.append(event)
         self._events.put_nowait(event)
 
     def index_of(self, delta: Delta) -> int:

@@ -32,6 +32,7 @@ from service.web import servers
 from service.web.cors import Cors, Headers
 from service.web.failures import explained
 from service.web.guard import Guard
+from service.web.journal import Journal, Visit
 from service.web.paths import canonical
 from service.web.request_ids import request_id_in
 
@@ -88,15 +89,22 @@ class Exchange:
 
     Attributes:
         id: the request's id, given or made.
+        visit: what is known of it, for the journal.
         leaving: what is undone when the request leaves, by whatever way.
         status: status code sent; None until then.
         is_complete: the last of the response was handed to the server.
     """
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, headers: Iterable[Header] = ()
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        visit: Visit,
+        headers: Iterable[Header] = (),
     ) -> None:
         self.scope = scope
+        self.visit = visit
         self.id = request_id_in(scope["headers"])
         self.leaving = ExitStack()
         self.status: int | None = None
@@ -215,6 +223,7 @@ class Edge:
         metrics: where requests are counted.
         guard: what a request must pass before its body is read.
         cors: which web pages may read answers.
+        journal: told of each request that has ended.
         on_start: told the `send` of the lifespan, before the server opens its socket; returns why it may not
             begin, None if it may.
     """
@@ -225,10 +234,12 @@ class Edge:
         metrics: Metrics,
         guard: Guard | None = None,
         cors: Cors | None = None,
+        journal: Journal | None = None,
         on_start: Callable[[Send], str | None] = servers.limit,
     ) -> None:
         self._app = app
         self._metrics = metrics
+        self._journal = journal or Journal(metrics)
         self._guard = guard or Guard()
         self._cors = cors or Cors()
         self._on_start = on_start
@@ -248,11 +259,13 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(scope, receive, send, self._cors.headers(scope))
-        scope["exchange"] = exchange
         path = quote(scope["path"])[:MAX_LOGGED_PATH]
-        scope["path"] = canonical(scope["path"])
         method = scope["method"] if scope["method"] in _KNOWN_METHODS else "OTHER"
+        visit = Visit(method, path, time.monotonic())
+        self._journal.begin(visit)
+        exchange = Exchange(scope, receive, send, visit, self._cors.headers(scope))
+        scope["exchange"] = exchange
+        scope["path"] = canonical(scope["path"])
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -274,8 +287,7 @@ class Edge:
                 duration_s,
             )
             self._metrics.in_flight.dec()
-            self._metrics.requests.labels(method, status).inc()
-            self._metrics.duration_s.labels(method).observe(duration_s)
+            self._journal.note(visit, exchange.id, status, duration_s)
             request_id.reset(token)
             self._tasks.discard(task)
 

@@ -28,6 +28,7 @@ from service.errors import (
 _log = logging.getLogger(__name__)
 
 PROBES = frozenset({"/health", "/livez", "/readyz"})
+PAGES = ("/", "/docs")  # and what they are made of; they ask for a key themselves
 MAX_URI_BYTES = 8192
 ANY = "*"
 _JSON = "application/json"
@@ -41,7 +42,7 @@ class Guard:
     Lets requests pass, or refuses them by raising.
 
     Args:
-        api_key: what all but probes must carry; None: nothing.
+        api_key: what all but probes and pages must carry; None: nothing.
         allowed_hosts: further names of this server, in lower case; `*`: any name.
         allowed_origins: whose pages may ask, in lower case; `*`: any page.
     """
@@ -66,7 +67,7 @@ class Guard:
             InvalidRequest: it is of HTTP/1.1 and has no Host header, or several; RFC 9112 wants 400.
             HostNotAllowed: it names another host.
             OriginNotAllowed: it comes from a page that may not ask.
-            Unauthorized: a key is set and this is not it; probes need none.
+            Unauthorized: a key is set and this is not it; probes and pages need none.
             UnsupportedMedia: the body is of a type or an encoding that is not read here.
         """
         path = scope.get("raw_path") or scope["path"].encode()
@@ -79,7 +80,7 @@ class Guard:
         self._check_origin(headers)
         if self._may_be_open:
             self._warn_if_open(address)
-        if self._key is not None and scope["path"] not in PROBES:
+        if self._key is not None and not _is_open(scope["path"]):
             self._check_key(headers)
         if scope["method"] in {"POST", "PUT", "PATCH"}:
             _check_media(headers)
@@ -127,6 +128,11 @@ class Guard:
         ]
         if not any(fits):
             raise Unauthorized("A valid API key is required, as a bearer token or as x-api-key.")
+
+
+def _is_open(path: str) -> bool:
+    """Tell whether *path* needs no key: nothing there tells of anyone's requests."""
+    return path in PROBES or path in PAGES or path.startswith("/pages/")
 
 
 def _check_one_host(scope: Mapping[str, Any]) -> None:

@@ -30,6 +30,7 @@ from service.openai.body import decode_measured, measure
 from service.protocol import Delta, Job, ModelCard, Prompt, Tokenized
 from service.telemetry import Metrics
 from service.web import sse
+from service.web.journal import Visit
 
 _log = logging.getLogger(__name__)
 
@@ -132,15 +133,22 @@ class Intake:
         """
         _log.info("Processing text request model=%s endpoint=%s", card.id, req.path)
         leaving = req.scope["exchange"].leaving
+        visit = req.scope["exchange"].visit
+        visit.model = card.id
         model = self._fleet.of(card)
         self._fleet.take(model)
         leaving.callback(self._fleet.leave, model)
-        submission = Submission(self._accepted(leaving, model, jobs, priority))
+        submission = Submission(self._accepted(leaving, visit, model, jobs, priority))
         leaving.callback(submission.cancel)
         return submission
 
     async def _accepted(
-        self, leaving: ExitStack, model: ServedModel, jobs: Sequence[Job], priority: int
+        self,
+        leaving: ExitStack,
+        visit: Visit,
+        model: ServedModel,
+        jobs: Sequence[Job],
+        priority: int,
     ) -> Begun:
         came_s = time.monotonic()
         permit = await model.admission.acquire(priority)
@@ -149,7 +157,7 @@ class Intake:
         await self._fleet.bring_up(model, left_s)
         # From here on the engine counts, perhaps before this goes on.
         waited_s = time.monotonic() - came_s
-        ticket = model.supervisor.submit(jobs)
+        visit.ticket = ticket = model.supervisor.submit(jobs)
         ticket.waited_s = waited_s
         leaving.callback(ticket.close)
         return ticket, await ticket.accepted()

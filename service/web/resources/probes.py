@@ -1,4 +1,4 @@
-"""`/health`, `/livez`, `/readyz` and `/metrics`: what watches the server asks."""
+"""`/health`, `/livez`, `/readyz`, `/metrics` and `/status`: what watches the server asks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from service.fleet.fleet import Fleet
 from service.fleet.lifecycle import Lifecycle
 from service.protocol import Budget
 from service.telemetry import Metrics
+from service.web.journal import Journal
 
 
 class Health:
@@ -78,6 +79,36 @@ class MetricsPage:
         """Return all counters in the text format."""
         resp.content_type = CONTENT_TYPE_LATEST
         resp.data = self._metrics.exposition()
+
+    on_head = on_get
+
+
+class Status:
+    """What the server is at, in one look: models, tokens, the last requests; for the status page."""
+
+    def __init__(self, fleet: Fleet, journal: Journal) -> None:
+        self._fleet = fleet
+        self._journal = journal
+
+    async def on_get(self, req: Request, resp: Response) -> None:  # noqa: ARG002
+        """Tell it; of requests what they took, and nothing of what was said."""
+        models = [
+            {
+                "id": model.id,
+                "state": model.lifecycle.state.value,
+                "reason": model.lifecycle.doubt or model.lifecycle.reason,
+                "warmup_completed": model.lifecycle.warmup_completed,
+                "context_length": model.card and model.card.context_length,
+                "generating": model.admission.n_in_use,
+                "waiting": model.admission.n_waiting,
+            }
+            for model in self._fleet.models
+        ]
+        tokens = self._journal.n_completion_tokens
+        _render(
+            resp,
+            {"models": models, "completion_tokens": tokens, "requests": self._journal.last()},
+        )
 
     on_head = on_get
 
