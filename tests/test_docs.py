@@ -23,7 +23,7 @@ from service.command.main import main
 from service.errors import ServiceError
 from service.settings import OPTIONS, from_arguments
 from tests.benchmarks import hero
-from tests.clients import table
+from tests.clients import agents, table
 from tests.clients.roster import CLIENTS
 from tests.live import PLAIN, ROOT, LiveServer
 
@@ -192,6 +192,15 @@ def test_table_of_clients_is_what_they_saw() -> None:
     drawn = f"<!-- clients -->\n{table.markdown(results)}<!-- /clients -->"
 
     assert drawn in PAGES["service/CLIENTS.md"]
+
+
+def test_recipes_are_what_agents_were_tried_with() -> None:
+    """The page shows the very settings and commands of the tests, and what was seen with them."""
+    page, ran = PAGES["service/CLIENTS.md"], agents.read()
+
+    assert list(ran) == [agent.name for agent in agents.AGENTS]
+    assert f"<!-- agents -->\n{agents.markdown(ran)}<!-- /agents -->" in page
+    assert f"<!-- recipes -->\n{agents.recipes()}<!-- /recipes -->" in page
 
 
 def blocks(page: str, kind: str) -> list[str]:

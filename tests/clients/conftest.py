@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients import table
+from tests.clients import agents, table
+from tests.clients.agents import AGENTS, Ran
 from tests.clients.roster import CLIENTS
 from tests.clients.table import Tried
 
@@ -39,3 +40,12 @@ def results(request: pytest.FixtureRequest) -> Iterator[dict[str, Tried]]:
     if request.config.getoption(OPTION, default=False):
         names = [client.name for client in CLIENTS]
         table.write({name: found[name] for name in names if name in found})
+
+
+@pytest.fixture(scope="session")
+def ran(request: pytest.FixtureRequest) -> Iterator[dict[str, Ran]]:
+    """What was seen of agents, by their names; each test puts its own there."""
+    found = agents.read()
+    yield found
+    if request.config.getoption(OPTION, default=False):
+        agents.write({each.name: found[each.name] for each in AGENTS if each.name in found})

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from tests import environments
 from tests.clients.table import Step, Tried
@@ -50,6 +51,16 @@ CLIENTS = (
     Client("smolagents", "with_smolagents.py", ("smolagents[openai]",)),
     Client("llm", "with_llm.py", ("llm",)),
     Client("lm-eval", "with_lm_eval.py", ("lm_eval[api]", "transformers")),
+    Client("haystack", "with_haystack.py", ("haystack-ai",)),
+    Client("autogen", "with_autogen.py", ("autogen-ext[openai]", "autogen-agentchat")),
+    Client("semantic-kernel", "with_semantic_kernel.py", ("semantic-kernel",)),
+    Client("agno", "with_agno.py", ("agno", "openai")),
+    Client("crewai", "with_crewai.py", ("crewai",)),
+    Client(
+        "@langchain/openai",
+        "with_langchain_openai.mjs",
+        ("@langchain/openai", "@langchain/core", "zod"),
+    ),
     Client("@ai-sdk/openai", "with_ai_sdk_openai.mjs", ("@ai-sdk/openai", "ai", "zod")),
     Client(
         "@ai-sdk/openai-compatible",
@@ -59,7 +70,19 @@ CLIENTS = (
 )
 
 
-def set_up(client: Client, folder: Path) -> None:
+class Packaged(Protocol):
+    """What npm or pip installs."""
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What the installer is asked for."""
+
+    @property
+    def is_of_node(self) -> bool:
+        """Tell whether it comes from npm."""
+
+
+def set_up(client: Packaged, folder: Path) -> None:
     """
     Install *client* into *folder*, unless the same packages are there already.
 

@@ -8,6 +8,11 @@ City = Annotated[str, Field(description="A city's name.", max_length=12)]
 Unit = Literal["celsius", "fahrenheit"]
 
 
+def sky(windy: bool) -> str:
+    """Tell the weather, with or without the wind."""
+    return f"It is clear; asked for the wind: {windy}."
+
+
 class Forecast(BaseModel):
     """A day's weather."""
 
