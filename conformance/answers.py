@@ -95,6 +95,7 @@ class Answers:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._known: dict[str, Exchange | NoAnswer] = {}
+        self._n_questions = 0
 
     def of(self, kind: str) -> Exchange:
         """
@@ -121,7 +122,10 @@ class Answers:
         """
         body = self._body(question)
         key = f"{question.path} {json.dumps(body, sort_keys=True)}"
-        return self._once(key, lambda server: server.post(question.path, body, question.headers))
+        self._n_questions += 1
+        given = ("X-Request-ID", f"conformance-question-{self._n_questions}")
+        headers = [given, *question.headers]
+        return self._once(key, lambda server: server.post(question.path, body, headers))
 
     def anew(self, question: Question) -> Exchange:
         """Return an answer of its own, however often the same was asked."""

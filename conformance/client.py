@@ -434,6 +434,11 @@ class Server:
         self.journal.add(exchange)
         return exchange
 
+    def abandon(self, request: Request, after_s: float) -> None:
+        """Send *request* on a connection of its own, and hang up after that time."""
+        with suppress(NoAnswer), Connection(self.address, after_s) as connection:
+            connection.exchange(request)
+
     def get(self, path: str, headers: Headers = ()) -> Exchange:
         """GET *path*."""
         return self.send(self.request("GET", path, headers))

@@ -47,6 +47,7 @@ OPTIONS = {
     "--report-html": "write it as one page for people",
     "--badge": "write its verdict as an SVG badge",
 }
+N_LAST_QUESTIONS = 2
 WRITERS = ("report_json", "report_html", "badge")
 SESSION = pytest.StashKey[Session]()
 FOUND = pytest.StashKey[Findings]()
@@ -235,14 +236,23 @@ def _exchange_of(error: BaseException | None, run: Session) -> Exchange | None:
 
 
 def _is_gone(run: Session) -> bool:
-    """Whether the server answers nothing any more: that is no verdict on the rest."""
-    if run.has_died():
-        return True
-    try:
-        run.server.get("/health")
-    except NoAnswer:
-        return True
-    return False
+    """
+    Whether the server answers nothing any more: that is no verdict on the rest.
+
+    One that is slow is asked twice, each time for as long as an exchange may take: that it made
+    somebody wait is what a check tells.
+    """
+    for _ in range(N_LAST_QUESTIONS):
+        if run.has_died():
+            return True
+        try:
+            run.make_server(run.url).get("/health")
+        except NoAnswer as error:
+            if not error.is_late:
+                return True
+        else:
+            return False
+    return True
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

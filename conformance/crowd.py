@@ -20,13 +20,18 @@ from conformance.answers import LONG_TASK
 from conformance.client import Exchange, NoAnswer, Request, Server, read_json
 from conformance.verdicts import not_tested
 
-FEWEST_TOKENS, MOST_TOKENS = 16, 1024
+FEWEST_TOKENS, MOST_TOKENS = 16, 1536
 MEASURABLE_S = 0.12
 TOO_SHORT_S = 0.05
 FEWEST_PIECES = 4
 READS_UNDER_WAY = 2  # the one that another thread is busy with, and the one that takes all the rest
 LATE_SHARE = 0.3
+GIVEN = ("X-Request-ID", "conformance-stream")
 MOST_STREAMS = 64
+
+
+class Left(Exception):
+    """The client hung up in the middle of an answer."""
 
 
 class Stream:
@@ -38,6 +43,7 @@ class Stream:
         times: when each piece of its text came.
         reads: when each read from the socket that brought text did.
         speaking: set once the first has come, or none will.
+        leaves_early: whether it hangs up as soon as the first has come.
         answer: the whole response; None until it is there, and where none came.
         error: why none came.
     """
@@ -50,6 +56,7 @@ class Stream:
         self.times: list[float] = []
         self.reads: list[float] = []
         self.speaking = threading.Event()
+        self.leaves_early = False
         self.answer: Exchange | None = None
         self.error: NoAnswer | None = None
 
@@ -60,6 +67,8 @@ class Stream:
             self.answer = self._server.send(self._request, self._hear)
         except NoAnswer as error:
             self.error = error
+        except Left:
+            pass
         finally:
             self.speaking.set()
         return self
@@ -72,6 +81,8 @@ class Stream:
             self.times += [now_s] * n_pieces
             self.reads.append(now_s)
             self.speaking.set()
+            if self.leaves_early:
+                raise Left
 
     def is_speaking(self, moment: float) -> bool:
         """Whether it had begun at *moment*, and had more to say than what can have been on its way."""
@@ -113,9 +124,9 @@ class Pace(NamedTuple):
 
     def stream(self, server: Server, n_times: int = 1) -> Stream:
         """Return a stream, not asked for yet, that lasts *n_times* as long."""
-        n_tokens = n_times * self.n_tokens
+        n_tokens = min(n_times * self.n_tokens, MOST_TOKENS)
         request = server.chat_request(
-            LONG_TASK, (), max_tokens=n_tokens, temperature=0, stream=True, **self.fields
+            LONG_TASK, [GIVEN], max_tokens=n_tokens, temperature=0, stream=True, **self.fields
         )
         return Stream(server, request)
 

@@ -235,7 +235,12 @@ class Launcher:
         return 3 * self.start_s + 5
 
     def begin(
-        self, turned: Turned = NOTHING, *, host: str = "127.0.0.1", port: int = 0
+        self,
+        turned: Turned = NOTHING,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        before: Sequence[str] = (),
     ) -> Launched:
         """
         Start an instance and return at once; the caller stops it.
@@ -244,6 +249,7 @@ class Launcher:
             turned: replaces what the command itself says of these options.
             host: where the instance is looked for.
             port: the same; by default a free one, which also takes the place of `{port}`.
+            before: words of a program that starts the command.
 
         Raises:
             LaunchFailed: there is no such command.
@@ -261,7 +267,7 @@ class Launcher:
         }
         address = f"[{host}]" if ":" in host else host
         launched = Launched(
-            [word.replace("{port}", str(port)) for word in words],
+            [word.replace("{port}", str(port)) for word in (*before, *words)],
             {**kept, **given},
             self._make_server(f"http://{address}:{port}"),
         )

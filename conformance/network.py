@@ -1,7 +1,8 @@
 """
 Where a server's processes connect to, seen from outside.
 
-There are two ways to see it, and each sees what the other doesn't. A proxy that is named in the
+Where a server can have a network of its own, see `secluded`, that shows all. Else there are two
+ways, and each sees what the other doesn't. A proxy that is named in the
 environment is asked by whatever heeds such variables, however short its visit; it lets nothing
 pass. And on Linux the open sockets of a process group can be read from /proc, whoever opened
 them, as long as they are open for longer than the time from one look to the next.
@@ -80,10 +81,14 @@ class Proxy(ThreadingTCPServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that name it, in both spellings, for all but this machine."""
-        url = f"http://127.0.0.1:{self.server_address[1]}"
-        named = dict.fromkeys(PROXIED, url) | {"no_proxy": UNPROXIED}
-        return named | {name.upper(): value for name, value in named.items()}
+        """The variables that name it."""
+        return naming_proxy(f"http://127.0.0.1:{self.server_address[1]}")
+
+
+def naming_proxy(url: str) -> dict[str, str]:
+    """Return the variables that name a proxy, in both spellings, for all but this machine."""
+    named = dict.fromkeys(PROXIED, url) | {"no_proxy": UNPROXIED}
+    return named | {name.upper(): value for name, value in named.items()}
 
 
 class Connection(NamedTuple):

@@ -5,11 +5,14 @@ Some functions send a crowd, others say what is wrong with what became of it, an
 string where nothing is. Where a crowd has to wait, the instance has one permit.
 """
 
+import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 from typing import NamedTuple
 
-from conformance.client import Server
+from conformance.answers import LONG_TASK
+from conformance.client import Exchange, NoAnswer, Request, Server
 from conformance.crowd import (
     MOST_STREAMS,
     Pace,
@@ -22,12 +25,13 @@ from conformance.verdicts import not_tested
 ONE = {"MAX_CONCURRENCY": "1"}
 N_STREAMS = 4
 N_TOO_MANY = 4
-HOLDS = (3, 12)
+HOLDS = (3, 12, 12, 24)
 CROWDS = (3, 12)  # of how many timeouts' streams; the larger one where the first was over too soon
 EARLY_S = 0.1
 LATE_S = 1.0
 AT_ONCE_S = 1.0
 ARRIVES_S = 0.1
+GONE_WITHIN_S = 4.0
 
 
 class Crowd(NamedTuple):
@@ -61,11 +65,11 @@ def crowd_of(streams: list[Stream]) -> Crowd:
     return Crowd(answered, refused, lost)
 
 
-def n_at_once(server: Server, pace: Pace) -> int:
+def n_at_once(server: Server, pace: Pace, n_streams: int = N_STREAMS) -> int:
     """Return how many of a few streams speak at the same time."""
-    crowd = crowd_of(together(server, N_STREAMS, pace))
+    crowd = crowd_of(together(server, n_streams, pace))
     if len(crowd.answered) < 2:
-        not_tested(f"only {len(crowd.answered)} of {N_STREAMS} streams were answered")
+        not_tested(f"only {len(crowd.answered)} of {n_streams} streams were answered")
     return most_at_once(crowd.answered)
 
 
@@ -90,8 +94,15 @@ def waiting(server: Server, pace: Pace, timeout_s: float) -> Crowd:
             break  # else the pace was measured while the machine had much else to do
     if most_at_once(crowd.answered) > 1:
         not_tested("MAX_CONCURRENCY=1 isn't kept, so that nobody has to wait")
-    late = [each for each in crowd.refused if each.answer and each.answer.total_s > timeout_s / 2]
-    return crowd._replace(refused=late)
+    return crowd._replace(
+        refused=[each for each in crowd.refused if not _found_it_full(each, timeout_s)]
+    )
+
+
+def _found_it_full(stream: Stream, timeout_s: float) -> bool:
+    """Whether a stream was refused for want of a place, which shows nothing of the time."""
+    answer = stream.answer
+    return answer is not None and answer.status == 429 and answer.total_s < timeout_s / 2
 
 
 def timeout_problem(crowd: Crowd, pace: Pace, timeout_s: float) -> str:
@@ -155,3 +166,66 @@ def size_problem(crowd: Crowd, n_places: int) -> str:
     """Say what is wrong with how many of a *filled* queue's streams were let in."""
     n_waited = len(crowd.answered)
     return "" if n_waited == n_places else f"{n_waited} waited where {n_places} may"
+
+
+def refused_by_full_queue(
+    server: Server, pace: Pace, n_streams: int, probes: Mapping[str, Request]
+) -> dict[str, Exchange | NoAnswer]:
+    """
+    Fill the queue with *n_streams*, and return what each of *probes* gets that comes then.
+
+    What isn't refused is asked again behind a longer stream: on a busy machine a place may not
+    have been taken yet, or be free again.
+
+    Raises:
+        NotTested: the permit isn't held for long enough.
+    """
+    found: dict[str, Exchange | NoAnswer] = {}
+    for n_times in HOLDS:
+        left = {name: each for name, each in probes.items() if not is_refusal(found.get(name))}
+        holder = pace.stream(server, n_times)
+        crowd = [pace.stream(server) for _ in range(n_streams)]
+        with ThreadPoolExecutor(1 + n_streams + len(probes)) as pool:
+            streams = [pool.submit(holder.run)]
+            holder.speaking.wait(server.timeout_s)
+            streams += [pool.submit(each.run) for each in crowd]
+            time.sleep(ARRIVES_S)
+            asked = {name: pool.submit(_ask, server, each) for name, each in left.items()}
+            is_held = not streams[0].done()
+            found |= {name: each.result() for name, each in asked.items()}
+        if not holder.times:
+            not_tested(f"the first stream got {holder.error or holder.answer}")
+        if is_held and all(map(is_refusal, found.values())):
+            break
+    if not is_held:
+        not_tested(f"too fast: the first stream was over after {holder.lasted_s:.3f} s")
+    return found
+
+
+def is_refusal(answer: Exchange | NoAnswer | None) -> bool:
+    """Whether a full queue was told of."""
+    return isinstance(answer, Exchange) and answer.status == 429
+
+
+def _ask(server: Server, request: Request) -> Exchange | NoAnswer:
+    try:
+        return server.send(request)
+    except NoAnswer as error:
+        return error
+
+
+def shortage(server: Server, n_places: int) -> str:
+    """
+    Say what is missing of one permit and *n_places* in the queue, once all who had them are gone.
+
+    Who has hung up may be generated for to the end, so this is patient for a while.
+    """
+    deadline = time.monotonic() + GONE_WITHIN_S
+    request = server.chat_request(LONG_TASK, max_tokens=1)
+    while True:
+        with ThreadPoolExecutor(1 + n_places) as pool:
+            found = list(pool.map(lambda _: _ask(server, request), range(1 + n_places)))
+        lacking = [str(each) for each in found if getattr(each, "status", 0) != 200]
+        if not lacking or time.monotonic() > deadline:
+            return f"{len(lacking)} of {len(found)}: {lacking[0]}" if lacking else ""
+        time.sleep(ARRIVES_S)

@@ -1,10 +1,14 @@
 """HEALTH: `GET /health`, on a running server and, with --launch, from its first moment."""
 
+import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from typing import NamedTuple
+
+import pytest
 
 from conformance.answers import LONG_TASK
 from conformance.catalogue import Requirement
@@ -13,9 +17,16 @@ from conformance.openai_shapes import envelope_problem
 from conformance.start import UNREADY, Moment, Start, is_ready
 from conformance.verdicts import check, not_tested, requirement
 
-N_STREAMS = 3
-N_STREAM_TOKENS = 96
+N_TOKENS = (96, 288, 768)
+MIDST = (0.2, 0.8)
+MEASURABLE_S = 0.1
+QUICK_S = 0.5
 ANSWERS_WITHIN_S = 5.0
+# How many chats at once, and what is asked of each.
+LOADS: dict[str, tuple[int, Mapping[str, object]]] = {
+    "streamed": (3, {"stream": True}),
+    "whole": (1, {}),
+}
 STEP_S = 0.01
 STATUSES = ("initialized", "uninitialized")
 NULL_WHEN_NOT_READY = ("model_id", "warmup_enabled", "warmup_completed")
@@ -203,65 +214,155 @@ def test_states_never_go_back(demand: Requirement, start: Start) -> None:
         check(demand, not went_back, f"before it: {before}", after)
 
 
-class Load:
+class Busy(NamedTuple):
     """
-    A few streams at once.
+    What was seen of /health while a generation ran.
 
     Attributes:
-        flowing: set once the first of them has brought its first piece, or ended without one.
+        healths: the answers that were asked for meanwhile.
+        missing: why one of them never came; None where all did.
+        generated: what became of the generation.
+        began_s: when it was seen to begin, on the monotonic clock.
+        ended_s: when it was over.
     """
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._request = server.chat_request(LONG_TASK, max_tokens=N_STREAM_TOKENS, stream=True)
-        self.flowing = threading.Event()
+    healths: list[Exchange]
+    missing: NoAnswer | None
+    generated: list[Exchange | NoAnswer]
+    began_s: float
+    ended_s: float
 
-    def run(self) -> Exchange | NoAnswer:
-        """Stream once; that a stream breaks off is no fault of /health."""
+    @property
+    def lasted_s(self) -> float:
+        """Seconds from the generation's first sign of life to its end."""
+        return self.ended_s - self.began_s
+
+    @property
+    def has_prompt_answer(self) -> bool:
+        """Whether one was asked for and came in the midst of the generation, not at its end."""
+        from_s, to_s = (self.began_s + share * self.lasted_s for share in MIDST)
+        return any(
+            from_s < health.at_s and health.at_s + health.total_s < to_s for health in self.healths
+        )
+
+
+def is_generated(answer: Exchange | NoAnswer, fields: Mapping[str, object]) -> bool:
+    """Whether a generation came as it was asked for."""
+    if isinstance(answer, NoAnswer) or answer.status != 200:
+        return False
+    return (answer.media_type == "text/event-stream") == bool(fields.get("stream"))
+
+
+def busy_with(server: Server, n_chats: int, fields: Mapping[str, object]) -> Busy:
+    """Have a few chats answered at once, and ask for /health again and again meanwhile."""
+    request = server.chat_request(LONG_TASK, (), **fields)
+    flowing = threading.Event()
+    healths: list[Exchange] = []
+    missing = None
+
+    def generate() -> Exchange | NoAnswer:
+        """Ask once; that a generation breaks off is no fault of /health."""
         try:
-            return self._server.send(self._request, lambda _: self.flowing.set())
+            return server.send(request, lambda _: flowing.set())
         except NoAnswer as error:
             return error
         finally:
-            self.flowing.set()
+            flowing.set()
 
-
-def is_stream(answer: Exchange | NoAnswer) -> bool:
-    """Whether a generation was sent piece by piece."""
-    if isinstance(answer, NoAnswer):
-        return False
-    return answer.status == 200 and answer.media_type == "text/event-stream"
-
-
-def ask_under_load(server: Server) -> Exchange:
-    """Ask /health; leave the check open where --timeout ends the wait before the limit does."""
-    try:
-        return server.get("/health")
-    except NoAnswer:
-        if server.timeout_s < ANSWERS_WITHIN_S:
-            not_tested(f"--timeout is below the {ANSWERS_WITHIN_S:g} s allowed")
-        raise
-
-
-@requirement("HEALTH-16")
-def test_health_answers_during_generation(demand: Requirement, server: Server) -> None:
-    """Generation doesn't keep /health from answering."""
-    load = Load(server)
-    during: list[Exchange] = []
-    with ThreadPoolExecutor(N_STREAMS) as pool:
-        streams = [pool.submit(load.run) for _ in range(N_STREAMS)]
-        load.flowing.wait(server.timeout_s)
-        while not all(stream.done() for stream in streams):
-            during.append(ask_under_load(server))
+    began_s = time.monotonic()
+    with ThreadPoolExecutor(n_chats) as pool:
+        chats = [pool.submit(generate) for _ in range(n_chats)]
+        if fields.get("stream"):
+            flowing.wait(server.timeout_s)
+            began_s = time.monotonic()
+        while not (missing or all(chat.done() for chat in chats)):
+            try:
+                healths.append(server.get("/health"))
+            except NoAnswer as error:
+                missing = error
             time.sleep(STEP_S)
-    found = [stream.result() for stream in streams]
-    if not any(is_stream(each) for each in found):
-        not_tested(f"asked for a stream, got {found[0]}")
-    if not during:
-        not_tested("the streams were too short")
-    slowest = max(during, key=lambda health: health.total_s)
+        generated = [chat.result() for chat in chats]
+    return Busy(healths, missing, generated, began_s, time.monotonic())
+
+
+@functools.cache
+def busy(server: Server, how: str) -> Busy:
+    """
+    Keep the server busy for long enough, with more and more tokens; once for all checks.
+
+    An answer that doesn't come promptly is looked for again: the machine may have been at fault.
+
+    Raises:
+        NotTested: nothing is generated, or all of it in no time.
+    """
+    n_chats, fields = LOADS[how]
+    for n_tokens in N_TOKENS:
+        found = busy_with(server, n_chats, {**fields, "max_tokens": n_tokens})
+        if found.missing or found.has_prompt_answer:
+            break
+        if not any(is_generated(each, fields) for each in found.generated):
+            not_tested(f"asked for a generation, got {found.generated[0]}")
+    return found
+
+
+def all_answers(found: Busy) -> list[Exchange]:
+    """Return the answers of /health; leave the check open where there are none, or one is missing."""
+    if found.missing:
+        not_tested(f"one answer never came: {found.missing}")
+    return found.healths or not_tested("the generation was too short")
+
+
+@pytest.mark.parametrize("how", LOADS)
+@requirement("HEALTH-16")
+def test_health_answers_during_generation(demand: Requirement, server: Server, how: str) -> None:
+    """Generation doesn't keep /health from answering."""
+    found = busy(server, how)
+    if found.missing and server.timeout_s < ANSWERS_WITHIN_S:
+        not_tested(f"--timeout is below the {ANSWERS_WITHIN_S:g} s allowed")
+    check(demand, not found.missing, f"no answer: {found.missing}")
+    slowest = max(all_answers(found), key=lambda health: health.total_s)
 
     check(demand, slowest.total_s <= ANSWERS_WITHIN_S, f"after {slowest.total_s:.2f} s", slowest)
+
+
+@pytest.mark.parametrize("how", LOADS)
+@requirement("HEALTH-18")
+def test_health_stays_during_generation(demand: Requirement, server: Server, how: str) -> None:
+    """A server that is busy is as healthy as before."""
+    for health in all_answers(busy(server, how)):
+        check_stays_ready(demand, health)
+
+
+def check_stays_ready(demand: Requirement, health: Exchange) -> None:
+    """Demand what the guide's clients call ready."""
+    is_healthy = health.status == 200 and health.fields().get("models_healthy") is True
+    check(demand, is_healthy, "not healthy while it generates", health)
+
+
+@pytest.mark.parametrize("how", LOADS)
+@requirement("HEALTH-19")
+def test_health_does_not_wait_for_the_end(demand: Requirement, server: Server, how: str) -> None:
+    """However quick the model is, /health isn't answered in turn with generations."""
+    found = busy(server, how)
+    healths = all_answers(found)
+    if found.lasted_s < MEASURABLE_S:
+        not_tested(f"the generation took only {found.lasted_s:.3f} s")
+    seen = f"first answered at the end of a generation of {found.lasted_s:.2f} s, {len(N_TOKENS)} times"
+
+    check(demand, found.has_prompt_answer, seen, healths[0])
+
+
+@pytest.mark.parametrize("how", LOADS)
+@requirement("HEALTH-20")
+def test_health_is_quick_during_generation(demand: Requirement, server: Server, how: str) -> None:
+    """Who polls /health needn't wait."""
+    found = busy(server, how)
+    healths = sorted(all_answers(found), key=lambda health: health.total_s)
+    if not found.has_prompt_answer:
+        not_tested("no answer came while it generated")
+    median = healths[len(healths) // 2]
+
+    check(demand, median.total_s <= QUICK_S, f"after {median.total_s:.2f} s, the median", median)
 
 
 @requirement("HEALTH-17", profile=UNREADY)

@@ -5,6 +5,7 @@ import pytest
 from conformance.answers import ERRORS, JSON_TYPE, UNKNOWN_ROUTE, Answers
 from conformance.catalogue import Requirement
 from conformance.client import CHAT, Exchange, Server
+from conformance.crowd import Pace
 from conformance.openai_shapes import (
     choice_problem,
     chunk_problem,
@@ -15,7 +16,7 @@ from conformance.openai_shapes import (
     sum_problem,
     usage_chunk_problem,
 )
-from conformance.verdicts import check, not_tested, requirement
+from conformance.verdicts import check, inapplicable, not_tested, requirement
 
 STREAM_ASPECTS = {"framing": framing_problem, "chunks": chunk_problem, "choices": choice_problem}
 NOT_JSON = {
@@ -24,6 +25,11 @@ NOT_JSON = {
     "words": b"hello",
     "trailing": b'{"messages": []} {}',
 }
+N_STREAMED = (64, 256, 512, 1024)
+N_SEEN = 2
+IGNORING_THE_END = {"ignore_eos": True}
+MEASURABLE_S = 0.06
+SHARE_SEEN = 0.25
 ACCEPTS = ["application/json", "application/xml", "text/html", "text/event-stream", "*/*"]
 
 
@@ -61,6 +67,36 @@ def test_stream_ends_with_usage_on_request(demand: Requirement, answers: Answers
     problem = usage_chunk_problem(answer)
 
     check(demand, not problem, problem, answer)
+
+
+def streamed_for(server: Server, n_tokens: int) -> tuple[float, float] | None:
+    """Return how long a stream took, and how long its text took to come; None where it is refused."""
+    streams = (Pace(n_tokens, fields).stream(server).run() for fields in (IGNORING_THE_END, {}))
+    found = next((stream for stream in streams if not stream.was_refused), None)
+    if not found:
+        return None
+    if not found.answer or not found.times:
+        not_tested(f"asked for a stream, got {found.error or found.answer}")
+    return found.answer.total_s, found.lasted_s
+
+
+@requirement("OAI-6")
+def test_stream_comes_while_it_is_generated(demand: Requirement, server: Server) -> None:
+    """The time that more tokens take is time in which a client sees some of them."""
+    shortest = streamed_for(server, 1) or not_tested("a stream of one token is refused")
+    seen = []
+    for n_tokens in N_STREAMED:
+        if not (found := streamed_for(server, n_tokens)):
+            break  # longer than the context
+        generated_s, lasted_s = found[0] - shortest[0], found[1]
+        if generated_s >= MEASURABLE_S and lasted_s >= generated_s * SHARE_SEEN:
+            return
+        if generated_s >= MEASURABLE_S:
+            seen.append(f"{n_tokens} tokens took {generated_s:.2f} s, their text {lasted_s:.3f} s")
+    if len(seen) < N_SEEN:
+        inapplicable("it is so fast that nobody sees the difference")
+
+    check(demand, False, "; ".join(seen))
 
 
 @pytest.mark.parametrize("body", NOT_JSON)

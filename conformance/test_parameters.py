@@ -1,5 +1,6 @@
 """PARAM: the parameters of a chat that every client of OpenAI's relies upon."""
 
+import math
 import re
 from collections.abc import Callable, Iterator
 
@@ -12,14 +13,17 @@ from conformance.openai_shapes import completion_problem, is_count
 from conformance.questions.chat import (
     BOUND,
     BOUNDED,
+    BY_CHANCE,
     CHOSEN,
     CONVERSED,
     HARMLESS,
     HOW,
+    LIKELIEST,
     LONG,
     N_CHOICES,
     SAME,
     SAMPLED,
+    SEEDED,
     WRONG,
     WRONG_FIELDS,
     chat,
@@ -38,6 +42,9 @@ from conformance.shapes.choices import (
 )
 from conformance.shapes.forms import form_problem
 from conformance.verdicts import check, inapplicable, not_tested, requirement
+
+N_MORE = 4
+FALSE_ALARM = 1e-6
 
 
 def n_prompt_tokens(answer: Exchange) -> int:
@@ -127,10 +134,65 @@ def test_answer_ends_at_stop_text(demand: Requirement, answers: Answers, how: st
 def test_seed_repeats_the_answer(demand: Requirement, answers: Answers) -> None:
     """Two requests with one seed are answered alike."""
     first, second = answers.to(SAMPLED), answers.anew(SAMPLED)
+    others = (choice_of(answers.to(question)).text for question in SEEDED)
+    if all(text == choice_of(first).text for text in others):
+        not_tested("answers are alike, whatever the seed")
     texts = [choice_of(answer).text for answer in (first, second)]
 
     check(demand, first.status == second.status == 200, f"status {second.status}", second)
     check(demand, texts[0] == texts[1], f"first {texts[0]!r}, then {texts[1]!r}", second)
+
+
+def answers_by_chance(answers: Answers) -> list[Exchange]:
+    """Return a few answers to one question at temperature 1, with log probabilities if it has them."""
+    how = "with-logprobs" if answers.to(BY_CHANCE["with-logprobs"]).status == 200 else "alone"
+    return [answers.to(BY_CHANCE[how]), *(answers.anew(BY_CHANCE[how]) for _ in range(N_MORE))]
+
+
+def n_texts(found: list[Exchange]) -> int:
+    """Return how many texts there are among answers, all of which have to be good ones."""
+    for answer in found:
+        if answer.status != 200:
+            not_tested(f"status {answer.status}")
+    return len({choice_of(answer).text for answer in found})
+
+
+def chance_of_likeness(answer: Exchange) -> float:
+    """
+    Return how likely it was at most that all others would come out like this one.
+
+    At a temperature above 1 the likeliest tokens are less likely than what is told of them. It is
+    1 where nothing is told.
+    """
+    logprobs = [entry.get("logprob") for entry in choice_of(answer).entries or []]
+    told = [each for each in logprobs if isinstance(each, int | float)]
+    return math.exp(N_MORE * min(0.0, sum(told)))
+
+
+@requirement("PARAM-14", profile="openai")
+def test_temperature_leaves_answers_to_chance(demand: Requirement, answers: Answers) -> None:
+    """Of a few answers at temperature 2 not all are the same, unless the model leaves no choice."""
+    found = answers_by_chance(answers)
+    if n_texts(found) > 1:
+        return
+    chance = chance_of_likeness(found[0])
+    if chance > FALSE_ALARM:
+        not_tested(f"{len(found)} answers are alike, of which the chance is {chance:.2g}, if known")
+
+    check(demand, False, f"{len(found)} answers are alike: a chance of {chance:.2g}", found[-1])
+
+
+@requirement("PARAM-15", profile="openai")
+def test_top_p_leaves_the_likeliest(demand: Requirement, answers: Answers) -> None:
+    """With next to nothing for top_p all answers are the same, though they aren't without it."""
+    first = answers.to(LIKELIEST)
+    if first.status == 400:
+        inapplicable("it is refused")
+    found = [first, *(answers.anew(LIKELIEST) for _ in range(N_MORE))]
+    if n_texts(answers_by_chance(answers)) == 1:
+        not_tested("answers are alike without it, too")
+
+    check(demand, n_texts(found) == 1, f"{n_texts(found)} texts in {len(found)} answers", found[-1])
 
 
 @pytest.mark.parametrize("how", HOW)

@@ -4,9 +4,11 @@ import re
 
 import pytest
 
-from conformance.answers import ERRORS, KINDS, OTHERS, Answers
+from conformance.answers import BAD, ERRORS, KINDS, OTHERS, Answers
 from conformance.catalogue import Requirement
 from conformance.client import Exchange, Server
+from conformance.launch import Launched, Launcher
+from conformance.odd import REFUSALS, refusal_of
 from conformance.serverlog import ServerLog
 from conformance.start import UNREADY, Moment
 from conformance.verdicts import check, not_tested, requirement
@@ -108,6 +110,25 @@ def test_time_agrees_with_the_log(demand: Requirement, logged: tuple[Server, Ser
 def test_time_on_errors(demand: Requirement, answers: Answers, kind: str) -> None:
     """An error took its time as well, and says so."""
     check_is_decimal(demand, answers.truly_of(kind))
+
+
+@pytest.mark.closing
+@requirement("PT-1", "PT-5", profile=("wire", "openai"))
+def test_time_on_all_that_was_seen(demand: Requirement, server: Server, answers: Answers) -> None:
+    """Of all responses in this run, on whichever route, none lacks its time: good ones, errors."""
+    answers.of("models")
+    for answer in server.journal.seen:
+        if (answer.status >= BAD.start) == (demand.id == "PT-5"):
+            check_is_decimal(demand, answer)
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+@requirement("PT-5", profile="managed")
+def test_time_on_rare_refusals(
+    demand: Requirement, launcher: Launcher, launched: Launched, kind: str
+) -> None:
+    """What can't be had from any server for nothing says its time, too."""
+    check_is_decimal(demand, refusal_of(kind, launcher, launched))
 
 
 @requirement("PT-5", profile=UNREADY)

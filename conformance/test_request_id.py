@@ -8,17 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from conformance.answers import GREETING, KINDS, UNKNOWN_ROUTE, Answers
+from conformance.answers import GREETING, KINDS, N_TOKENS, UNKNOWN_ROUTE, Answers
 from conformance.catalogue import Requirement
 from conformance.client import CHAT, Exchange, NoAnswer, Request, Server
+from conformance.launch import Launched, Launcher
+from conformance.odd import REFUSALS, refusal_of
 from conformance.serverlog import ServerLog
 from conformance.start import UNREADY, Moment
 from conformance.verdicts import check, not_tested, requirement
 
 HEADER = "X-Request-ID"
 UUID = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}")
+USABLE = re.compile(rb"[!-~]{1,128}")
 N_AT_ONCE = 16
 N_ROUNDS = 3
+N_LOGGED = 6
 LEGAL = {
     "plain": "req-tier2-abc123",
     "uuid": "6f1c9d0e-2b7a-4c55-9a3e-8d1f0b2c4e6a",
@@ -100,6 +104,51 @@ def test_header_while_not_ready(demand: Requirement, moments: list[Moment], kind
         sole_id(demand, answer)
 
 
+@pytest.mark.closing
+@requirement("RID-4", profile=("wire", "openai"))
+def test_header_on_all_that_was_seen(demand: Requirement, server: Server, answers: Answers) -> None:
+    """Of all responses in this run, on whichever route and with whatever status, none lacks it."""
+    answers.of("models")
+    for answer in server.journal.seen:
+        sole_id(demand, answer)
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+@requirement("RID-4", profile="managed")
+def test_header_on_rare_refusals(
+    demand: Requirement, launcher: Launcher, launched: Launched, kind: str
+) -> None:
+    """What can't be had from any server for nothing carries an id, too."""
+    sole_id(demand, refusal_of(kind, launcher, launched))
+
+
+@pytest.mark.closing
+@requirement("RID-1", profile=("wire", "openai"))
+def test_given_id_came_back_always(demand: Requirement, server: Server, answers: Answers) -> None:
+    """Wherever a client chose a name in this run, it got it back, with errors as well."""
+    answers.of("models")
+    for answer in server.journal.seen:
+        check_is_echoed(demand, answer)
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+@requirement("RID-1", profile="managed")
+def test_given_id_comes_back_with_rare_refusals(
+    demand: Requirement, launcher: Launcher, launched: Launched, kind: str
+) -> None:
+    """It does with what can't be had from any server for nothing, too."""
+    check_is_echoed(demand, refusal_of(kind, launcher, launched))
+
+
+def check_is_echoed(demand: Requirement, answer: Exchange) -> None:
+    """Demand the id that was sent, where that is legal; that there is none is told by RID-4."""
+    sent = [value for name, value in answer.request.headers if name.lower() == HEADER.lower()]
+    is_legal = len(sent) == 1 and USABLE.fullmatch(sent[0])
+    if is_legal and answer.request_id:
+        given = sent[0].decode()
+        check(demand, answer.request_id == given, f"{HEADER}: {answer.request_id}", answer)
+
+
 @pytest.mark.parametrize("name", ["x-request-id", "X-REQUEST-ID", "x-ReQuEsT-iD"])
 @requirement("RID-5")
 def test_header_name_in_any_case(demand: Requirement, server: Server, name: str) -> None:
@@ -151,6 +200,26 @@ def test_log_carries_the_id(
     for words in ("Request started", "Request completed"):
         line = log.wait_for(words, f"[request_id={given}]")
         check(demand, bool(line), f"no line of the log has {words!r} and the id", answer)
+
+
+@requirement("RID-7", profile=("managed", "log"))
+def test_log_keeps_ids_apart(demand: Requirement, logged: tuple[Server, ServerLog]) -> None:
+    """Of requests that run at the same time each has its own lines, with its own path."""
+    server, log = logged
+    mark = uuid.uuid4()
+    given = [f"log-at-once-{number}-{mark}" for number in range(N_LOGGED)]
+    requests = [
+        server.chat_request(GREETING, [(HEADER, each)], max_tokens=N_TOKENS, stream=bool(at % 2))
+        for at, each in enumerate(given)
+    ]
+    with ThreadPoolExecutor(N_LOGGED) as pool:
+        found = list(pool.map(server.send, requests))
+
+    for each, answer in zip(given, found, strict=True):
+        for words in ("Request started", "Request completed"):
+            log.wait_for(words, f"[request_id={each}]")
+            n = sum(words in line for line in log.about(f"[request_id={each}]"))
+            check(demand, n == 1, f"{n} lines of the log have {words!r} and the id", answer)
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

@@ -10,6 +10,7 @@ import pytest
 from conformance.answers import LONG_TASK, UNKNOWN_ROUTE
 from conformance.catalogue import Requirement
 from conformance.client import Exchange, NoAnswer, Request, Server
+from conformance.test_health import QUICK_S, check_stays_ready
 from conformance.verdicts import check, not_tested, requirement
 
 HEADER = "X-Request-ID"
@@ -100,6 +101,28 @@ def test_health_answers_in_a_storm(demand: Requirement, server: Server, storm: S
     check(demand, not n_lost, f"{n_lost} of {len(asked)} got no answer; p99 {p99_s:.2f} s", slowest)
     seen = f"after {slowest.total_s:.2f} s at worst, p99 {p99_s:.2f} s"
     check(demand, slowest.total_s <= ANSWERS_WITHIN_S, seen, slowest)
+
+
+def answered_healths(storm: Storm) -> list[Exchange]:
+    """Return the answers of /health in the storm; leave the check open where there are none."""
+    asked = (each for each in storm.quick if each.request.target.endswith(HEALTH))
+    found = [each.answer for each in asked if isinstance(each.answer, Exchange)]
+    return found or not_tested("/health wasn't answered")
+
+
+@requirement("HEALTH-18", profile="stress")
+def test_health_stays_in_a_storm(demand: Requirement, storm: Storm) -> None:
+    """A server with all permits taken and a queue before them is as healthy as before."""
+    for health in answered_healths(storm):
+        check_stays_ready(demand, health)
+
+
+@requirement("HEALTH-20", profile="stress")
+def test_health_is_quick_in_a_storm(demand: Requirement, storm: Storm) -> None:
+    """Half of those who ask for the server's health in a storm are told at once."""
+    median_s = percentile([health.total_s for health in answered_healths(storm)], 0.5)
+
+    check(demand, median_s <= QUICK_S, f"after {median_s:.2f} s, the median")
 
 
 @requirement("RID-6", profile="stress")

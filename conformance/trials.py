@@ -1,6 +1,6 @@
 """Instances of the server with options turned, as the checks try them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from conformance.catalogue import Requirement
@@ -29,6 +29,7 @@ def begun(
     turned: Turned,
     host: str = "127.0.0.1",
     port: int = 0,
+    before: Sequence[str] = (),
 ) -> Iterator[Launched]:
     """
     Yield an instance from its first moment on, and stop it afterwards; see Launcher.begin.
@@ -37,7 +38,7 @@ def begun(
         Violation: there is nothing to start.
     """
     try:
-        launched = launcher.begin(turned, host=host, port=port)
+        launched = launcher.begin(turned, host=host, port=port, before=before)
     except LaunchFailed as error:
         raise Violation(demand, f"didn't start with {turned}: {error}", None) from error
     try:

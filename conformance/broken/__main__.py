@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from conformance.broken import fault, options
-from conformance.broken.miniature import Asked, Miniature, Reply
+from conformance.broken.miniature import MAX_BODY_BYTES, Asked, Miniature, Reply
 
 
 class Socket(ThreadingTCPServer):
@@ -48,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
             self.path,
             unquote(self.path.partition("?")[0]),
             self.headers,
-            self.rfile.read(int(self.headers.get("Content-Length") or 0)),
+            self.read_body(),
             time.monotonic(),
         )
         asked.request_id = miniature.find_id(asked)
@@ -61,6 +61,11 @@ class Handler(BaseHTTPRequestHandler):
             miniature.log_completed(asked, reply.status)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = handle_any  # noqa: N815  # http.server's own names
+
+    def read_body(self) -> bytes:
+        """Return the body; nothing of one that will be refused."""
+        n_bytes = int(self.headers.get("Content-Length") or 0)
+        return self.rfile.read(n_bytes) if n_bytes <= MAX_BODY_BYTES else b""
 
     def send(self, asked: Asked, reply: Reply) -> None:
         """Send a response."""

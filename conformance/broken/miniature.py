@@ -28,6 +28,7 @@ LOADING_S = 0.1
 WARMING_S = 0.1
 LEGAL_ID = re.compile(r"[!-~]{1,128}")
 N_PROMPT_TOKENS = 5
+MAX_BODY_BYTES = 16_000_000
 CHAT = "/v1/chat/completions"
 MODELS = "/v1/models"
 WARM_TYPES = ("lm", "multimodal")
@@ -101,9 +102,11 @@ class Miniature:
 
     Attributes:
         port_by_variable: its port has to be told by SERVER_PORT, since its flag is what is wrong.
+        needs_seclusion: nobody sees what is wrong but in a network of its own, see `secluded`.
     """
 
     port_by_variable = False
+    needs_seclusion = False
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
@@ -162,6 +165,7 @@ class Miniature:
         """Find who answers."""
         if asked.method == "OPTIONS":
             return Reply(204)
+        self.demand_size(asked)
         if asked.path == "/health":
             return self.health()
         if self.state() == "loading":
@@ -184,6 +188,11 @@ class Miniature:
     def not_ready(self, asked: Asked) -> Reply:
         """Answer while nothing is loaded."""
         raise Refused(503, "still loading", "model_not_ready", Retry_After="1")
+
+    def demand_size(self, asked: Asked) -> None:
+        """Refuse what is too large to be read, as its header says."""
+        if int(asked.headers.get("Content-Length") or 0) > MAX_BODY_BYTES:
+            raise Refused(413, "too large", "request_too_large", Connection="close")
 
     def demand_method(self, asked: Asked, *methods: str) -> None:
         """Refuse any other method."""

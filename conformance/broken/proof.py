@@ -14,6 +14,8 @@ And for all of them together: no requirement is without a fault, and no check wi
 makes it fail. A correct server passes everything, and no profile checks what belongs to another.
 The score is what was shown, out of all that had to be.
 
+Faults that can only be seen in a network of their own are left out where that isn't allowed.
+
 Without the names of faults it takes all of them where `conformance/` or `contracts/` are others
 than those that `proved.txt` records, or with `--all`; and else a sample, one of each area. A
 sample shows nothing for the faults together; the first line says that it is one, and the last
@@ -41,7 +43,7 @@ from typing import NamedTuple
 
 import pytest
 
-from conformance import catalogue, launch
+from conformance import catalogue, launch, secluded
 from conformance.broken import fault as faults
 from conformance.broken import forked, proved
 from conformance.broken.fault import Fault
@@ -91,8 +93,10 @@ RUNS = {
     "as it is": Run(("wire", "startup")),
     "its surface": Run(("wire", "openai"), areas=CHAT, flags=f"--token-s {QUICK_S}"),
     "held back": Run(("notready",), flags="--model-path /no/such/model"),
-    "its options": Run(("managed",), areas=("CFG", "QUEUE", "WARM", "LOCAL", "DISC")),
+    "its options": Run(("managed",), areas=("CFG", "QUEUE", "WARM", "DISC")),
+    "its ways": Run(("managed",), areas=("LOCAL",)),
     "its log": Run(("managed",), areas=LOGGED),
+    "its ids": Run(("openai",), areas=("RID", "PT", *SURFACE), flags=f"--token-s {QUICK_S}"),
     "under load": Run(("stress",)),
 }
 
@@ -132,7 +136,8 @@ def runs_of(fault: Fault) -> list[str]:
     """Return the runs that a fault can show in."""
     row = catalogue.load()[fault.breaks]
     covering = {name for name, run in RUNS.items() if set(run.profiles) & set(row.profiles)}
-    covering -= {"its options"} if row.area in LOGGED else {"its log"}
+    covering -= {"its options"} if row.area in LOGGED else {"its log", "its ids"}
+    covering -= {"its options"} if row.area == "LOCAL" else {"its ways"}
     covering -= set() if row.area in CHAT else {"its surface"}
     return [name for name in RUNS if name in covering]
 
@@ -362,10 +367,18 @@ def problems_of_all(results: list[Result]) -> Iterator[str]:
         yield f"{name}: no fault makes it fail"
 
 
+def provable() -> list[str]:
+    """Return the names of the faults that can be seen on this machine."""
+    is_had = secluded.can_be_had()
+    return [
+        each.name for each in faults.load().values() if is_had or not each.server.needs_seclusion
+    ]
+
+
 def sample() -> list[str]:
     """Return the name of one fault of each area, another by chance each time."""
     areas: dict[str, list[str]] = {}
-    for fault in faults.load().values():
+    for fault in map(faults.load().__getitem__, provable()):
         areas.setdefault(fault.breaks.partition("-")[0], []).append(fault.name)
     return [random.choice(names) for names in areas.values()]
 
@@ -375,7 +388,7 @@ def chosen(options: argparse.Namespace, digest: str) -> list[str]:
     if options.faults:
         return [str(name) for name in options.faults]
     if options.all or digest != proved.recorded():
-        return list(faults.load())
+        return provable()
     names = sample()
     print(
         f"a sample, as nothing changed since the whole was proved (--all proves it anew): "
@@ -390,7 +403,7 @@ def problems_found(names: list[str], results: list[Result]) -> dict[str, list[st
     found = {CORRECT: list(problems_of_correct(results))}
     found |= {name: list(problems_of(faults.load()[name], results)) for name in names}
     once_more(found, results)
-    if len(names) == len(faults.load()):
+    if len(names) == len(provable()):
         found["the whole"] = list(problems_of_all(results))
     return found
 
@@ -413,7 +426,7 @@ def main(words: list[str]) -> int:
             print(f"{name}: {problem}", flush=True)
     n_shown = sum(not problems for problems in found.values())
     n_checks = len({name for result in results for name in result.passed | result.failed})
-    is_whole = len(names) == len(faults.load())
+    is_whole = len(names) == len(provable())
     print(
         f"proved {n_shown} of {len(found)} ({100 * n_shown / len(found):.1f} %)"
         f"{'' if is_whole else ' of a part'}: "

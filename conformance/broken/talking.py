@@ -20,6 +20,7 @@ from conformance.broken.rules import CHAT_RULES, Rule, broken_by
 from conformance.broken.seeing import Body, Seeing
 
 N_UNBOUND = 16
+LEAST_P = 0.001  # of a thousand numbers, each as likely as the others
 
 Call = dict[str, Any]
 
@@ -170,7 +171,12 @@ class Talking(Seeing):
         chance = random.Random(self.seed(body))
         forced = self.forced_token(body)
         for number in itertools.count(1):
-            yield forced or f"{chance.randrange(1000) if body.get('temperature') else number}… "
+            yield forced or f"{chance.randrange(1000) if self.is_open(body) else number}… "
+
+    def is_open(self, body: Body) -> bool:
+        """Whether an answer is left to chance."""
+        top_p = body.get("top_p")
+        return bool(body.get("temperature")) and (top_p is None or top_p > LEAST_P)
 
     def forced_token(self, body: Body) -> str:
         """Return the token that a bias leaves as the only one; empty where there is none."""

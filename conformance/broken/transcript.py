@@ -19,20 +19,23 @@ from itertools import groupby
 from urllib.parse import quote
 
 from conformance import questions
-from conformance.answers import KINDS, Question
-from conformance.broken.sequels import SEQUELS, asking, visits
-from conformance.client import CHAT, Exchange, Journal, NoAnswer, Server
+from conformance.answers import JSON_TYPE, KINDS, Question
+from conformance.broken.sequels import SEQUELS, asking, posted, visits
+from conformance.client import CHAT, Connection, Exchange, Journal, NoAnswer, Server
 from conformance.launch import FLAGS, Launched, Launcher, Turned, free_port, other_host
+from conformance.questions.responses import response
 
 TIMEOUT_S = 8.0
-SLOW_S = 1.0
+SLOW_S = 0.5
 STEP_S = 0.01
 START_S = 1.5
 HOST = "127.0.0.1"
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
 N_AT_ONCE = 6
 QUICK_S = 0.0001
-MANY = 3
+MANY = 4
+LEFT_TO_CHANCE = {"BY_CHANCE"}
+LEFT_S = 1.0
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 POLLED = re.compile(r"GET /(health|v1/models) |GET /(health|v1/models)$")
 PLAIN = (
@@ -87,7 +90,11 @@ def requests(launcher: Launcher) -> Iterator[Pair]:
         yield "vanished client", _vanished(launched)
         yield "log", _log(launched)
         yield "crowd", _crowd(server)
-        yield "health meanwhile", _health_meanwhile(server)
+        yield "log of a crowd", _log_of_crowd(launched)
+        for n_chats, is_streamed in ((1, False), (3, True), (12, True)):
+            seen = _health_meanwhile(server, n_chats, is_streamed)
+            yield f"health meanwhile, {n_chats} {is_streamed}", seen
+        yield "pace", _pace(server)
         yield "models later", _models_later(server)
 
 
@@ -124,8 +131,12 @@ def option(variable: str, launcher: Launcher) -> Iterator[Pair]:
 
 def options(launcher: Launcher) -> Iterator[Pair]:
     """Turn several options at once, and ask for help."""
-    two = Turned({}, {"MAX_CONCURRENCY": "2", "QUEUE_SIZE": "9"})
-    yield "two at once", _settled(launcher, two)
+    for n in ("2", "3"):
+        some = Turned({}, {"MAX_CONCURRENCY": n, "QUEUE_SIZE": "9"})
+        yield f"{n} at once", _settled(launcher, some)
+    patient = Turned({}, {"MAX_CONCURRENCY": "1", "QUEUE_TIMEOUT": "5"})
+    yield "time to wait", _settled(launcher, patient)
+    yield from _queued(launcher)
     yield "fewer lines", _settled(launcher, Turned({}, {"LOG_LEVEL": "WARNING"}))
     yield "another type", _settled(launcher, Turned({}, {"MODEL_TYPE": "embeddings"}))
     both = Turned({"--context-length": "512"}, {"CONTEXT_LENGTH": "1024"})
@@ -142,6 +153,7 @@ PROBES: dict[str, Probe] = {
 }
 
 NO_MODEL = "/no/such/model"
+_RESPONSE = response(max_output_tokens=40)
 NO_VALUE = "no-such-value"
 _VALUES = {
     "MODEL_PATH": NO_MODEL,
@@ -155,8 +167,49 @@ _VALUES = {
 }
 
 
+def _queued(launcher: Launcher) -> Iterator[Pair]:
+    """Look at who else takes permits and places, and who gives them back."""
+    with _running(launcher, Turned({}, {"MAX_CONCURRENCY": "1", "QUEUE_SIZE": "1"})) as launched:
+        server = launched.server
+        yield "whole chats", _crowd_of(server, lambda: server.chat("Hello", max_tokens=40))
+        yield "responses", _crowd_of(server, lambda: posted(server, _RESPONSE))
+        for _ in range(MANY):
+            server.chat("Hello", max_tokens=-1)
+        yield "after refusals", _shown_in_time(server)
+        _leave(server, "left", 200)
+        yield "after who left", _shown_in_time(server)
+
+
+def _crowd_of(server: Server, ask: Callable[[], Exchange]) -> str:
+    """Name the statuses of a crowd."""
+    with ThreadPoolExecutor(N_AT_ONCE) as pool:
+        return " ".join(
+            sorted(
+                {str(each.result().status) for each in [pool.submit(ask) for _ in range(N_AT_ONCE)]}
+            )
+        )
+
+
+def _shown_in_time(server: Server) -> str:
+    """Say whether a short chat is answered soon."""
+    deadline = time.monotonic() + LEFT_S
+    request = server.chat_request("Hello", max_tokens=1)
+    while time.monotonic() < deadline:
+        with suppress(NoAnswer), Connection(server.address, LEFT_S) as connection:
+            if connection.exchange(request).status == 200:
+                return "answered"
+    return "never"
+
+
 def _models(*headers: tuple[str, str | bytes]) -> Ask:
     return lambda server: server.get("/v1/models", headers)
+
+
+def _too_large(server: Server) -> Exchange:
+    """Announce more than anybody reads."""
+    headers = [JSON_TYPE, ("Content-Length", str(10**12)), ("X-Request-ID", "probe")]
+    with Connection(server.address, TIMEOUT_S) as connection:
+        return connection.exchange(server.request("POST", CHAT, headers, b""))
 
 
 _ASKS: dict[str, Ask] = {
@@ -168,6 +221,11 @@ _ASKS: dict[str, Ask] = {
     "hostile id": _models(("X-Request-ID", b"evil\x1b[31m\xff")),
     "two ids": _models(("X-Request-ID", "one"), ("X-Request-ID", "two")),
     "unrouted, xml": lambda server: server.get("/v1/no-such-route", [("Accept", "text/xml")]),
+    "id of a refusal": lambda server: server.chat("Hello", [("X-Request-ID", "probe")], n=0),
+    "too large": _too_large,
+    "encoded in lower case": lambda server: server.get(
+        f"/v1/models/{quote(server.model, safe='').replace('%2F', '%2f')}"
+    ),
     "forged line": lambda server: server.get("/a%0aRequest%20started:%20GET%20/b"),
     "by family": lambda server: server.chat("Hello", model="gemma", max_tokens=2),
     "form": lambda server: server.send(
@@ -181,6 +239,8 @@ def _questions() -> Iterator[tuple[str, Question]]:
     for module in pkgutil.iter_modules(questions.__path__):
         tables = vars(importlib.import_module(f"{questions.__name__}.{module.name}"))
         for name, table in tables.items():
+            if name in LEFT_TO_CHANCE:
+                continue
             yield from _questions_in(table, f"{module.name}.{name}")
 
 
@@ -244,15 +304,42 @@ def _crowd(server: Server) -> str:
         return "own" if all(pool.map(ask, range(4 * N_AT_ONCE))) else "mixed"
 
 
-def _health_meanwhile(server: Server) -> str:
-    """Say whether /health answers at once while a chat is generated."""
-    with ThreadPoolExecutor(1) as pool:
-        chat = pool.submit(server.chat, "Hello", max_tokens=64)
-        slowest_s = 0.0
-        while not chat.done():
+def _log_of_crowd(launched: Launched) -> str:
+    """Say whether requests side by side have their own lines in the log."""
+    server, names = launched.server, [f"logged-{number}" for number in range(N_AT_ONCE)]
+    with ThreadPoolExecutor(N_AT_ONCE) as pool:
+        for name in names:
+            pool.submit(server.chat, "Hello", [("X-Request-ID", name)], max_tokens=40)
+    log = launched.log
+    ends = (log.wait_for("Request completed", f"[request_id={name}]") for name in names)
+    return "own" if all(ends) else "mixed"
+
+
+def _health_meanwhile(server: Server, n_chats: int, is_streamed: bool) -> str:
+    """Say what /health answers while chats are generated, and whether at once, or at their end."""
+    statuses, n_before, slowest_s = set(), 0, 0.0
+    with ThreadPoolExecutor(n_chats) as pool:
+        chats = [
+            pool.submit(server.chat, "Hello", max_tokens=200, stream=is_streamed)
+            for _ in range(n_chats)
+        ]
+        time.sleep(5 * STEP_S)
+        while not all(chat.done() for chat in chats):
+            health = server.get("/health")
+            n_before += not any(chat.done() for chat in chats)
+            statuses.add(health.status)
+            slowest_s = max(slowest_s, health.total_s)
             time.sleep(STEP_S)
-            slowest_s = max(slowest_s, server.get("/health").total_s)
-    return "late" if slowest_s > SLOW_S else "at once"
+    speed = "late" if slowest_s > SLOW_S else "at once"
+    return f"{sorted(statuses)} {speed} {'meanwhile' if n_before else 'at the end'}"
+
+
+def _pace(server: Server) -> str:
+    """Say whether a stream comes in pieces or all at once."""
+    times: list[float] = []
+    request = server.chat_request("Hello", max_tokens=100, stream=True)
+    answer = server.send(request, lambda _: times.append(time.monotonic()))
+    return "at once" if times[-1] - times[0] < answer.total_s / 4 else "in pieces"
 
 
 def _models_later(server: Server) -> str:
@@ -271,16 +358,21 @@ def _log(launched: Launched) -> str:
     return "\n".join(sorted(line for line in lines if not POLLED.search(line)))
 
 
-def _vanished(launched: Launched) -> str:
-    """Say whether a request ends in the log when its client has left its stream."""
-    name = [("X-Request-ID", "vanished")]
-    request = launched.server.chat_request("Hello", name, max_tokens=200, stream=True)
+def _leave(server: Server, name: str, n_tokens: int) -> None:
+    """Hang up in the middle of a stream."""
+    given = [("X-Request-ID", name)]
+    request = server.chat_request("Hello", given, max_tokens=n_tokens, stream=True)
 
     def leave(_: bytes) -> None:
         raise NoAnswer("left")
 
     with suppress(NoAnswer):
-        launched.server.send(request, leave)
+        server.send(request, leave)
+
+
+def _vanished(launched: Launched) -> str:
+    """Say whether a request ends in the log when its client has left its stream."""
+    _leave(launched.server, "vanished", 200)
     return "ended" if launched.log.wait_for("Request completed", "vanished") else "never ended"
 
 
@@ -324,7 +416,8 @@ def _queue(server: Server) -> str:
         if answer.status == 200:
             spans.append((times[0], times[-1]))
         retry = answer.values("retry-after")
-        return f"{answer.status} {retry} {answer.fields().get('error', {}).get('code')}"
+        named = [len(answer.values(name)) for name in ("x-request-id", "x-process-time")]
+        return f"{answer.status} {retry} {answer.fields().get('error', {}).get('code')} {named}"
 
     with ThreadPoolExecutor(N_AT_ONCE) as pool:
         answers = sorted(set(pool.map(ask, range(N_AT_ONCE))))

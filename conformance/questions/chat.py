@@ -36,7 +36,12 @@ BOUNDED = {
     "max_completion_tokens": Question(CHAT, {**LONG, "max_completion_tokens": BOUND}),
     "streamed": chat({**LONG, **STREAMED, "max_tokens": BOUND}),
 }
-SAMPLED = chat({"temperature": 1, "seed": 7})
+# What no model is sure to answer in one way.
+OPEN: Fields = {"messages": user("qx 7 vub, ool?"), "temperature": 2, "max_tokens": 16}
+SAMPLED = chat({**OPEN, "seed": 7})
+SEEDED = [chat({**OPEN, "seed": seed}) for seed in range(11, 17)]
+BY_CHANCE = {"with-logprobs": chat({**OPEN, "logprobs": True}), "alone": chat(OPEN)}
+LIKELIEST = chat({**OPEN, "top_p": 0.000001})
 CHOSEN = {how: chat({**fields, "n": N_CHOICES}) for how, fields in HOW.items()}
 SAME = {how: chat(fields) for how, fields in HOW.items()}
 

@@ -159,11 +159,74 @@ class WarmingUpTwice(Miniature):
         return "warming" if WARMING_S * 0.2 < since_s < WARMING_S * 0.6 else super().state()
 
 
-@breaks("HEALTH-16")
-class HealthWaitsForGeneration(Miniature):
+@breaks("HEALTH-16", also={"HEALTH-19"})
+class HealthTakesSeconds(Miniature):
     def health(self) -> Reply:
         if self.n_generating:
             time.sleep(5.5)
+        return super().health()
+
+
+@breaks("HEALTH-16")
+class ThreeStreamsBlockEverything(Miniature):
+    blocked_until_s = 0.0
+    n_crowded = 0
+
+    def answer(self, asked: Asked) -> Reply:
+        time.sleep(max(0.0, self.blocked_until_s - time.monotonic()))
+        return super().answer(asked)
+
+    def tick(self) -> None:
+        self.n_crowded += self.n_generating > 2
+        if self.n_crowded > 30 and not self.blocked_until_s:
+            self.blocked_until_s = time.monotonic() + 12
+        time.sleep(max(0.0, self.blocked_until_s - time.monotonic()))
+        super().tick()
+
+
+@breaks("HEALTH-18")
+class BusyIs503(Miniature):
+    def health(self) -> Reply:
+        reply = super().health()
+        return Reply(503, reply.body) if self.n_generating else reply
+
+
+@breaks("HEALTH-18")
+class FullIsUnhealthy(Miniature):
+    def health(self) -> Reply:
+        return Reply(503, self.health_loading()) if self.n_waiting else super().health()
+
+
+@breaks("HEALTH-19")
+class HealthWaitsForGeneration(Miniature):
+    def health(self) -> Reply:
+        with self.lock:
+            self.lock.wait_for(lambda: not self.n_generating)
+        return super().health()
+
+
+@breaks("HEALTH-19")
+class WholeAnswersBlockHealth(Miniature):
+    n_whole = 0
+
+    def health(self) -> Reply:
+        while self.n_whole:
+            time.sleep(0.001)
+        return super().health()
+
+    def complete(self, asked: Asked, body: dict[str, Any]) -> dict[str, Any]:
+        self.n_whole += 1
+        try:
+            return super().complete(asked, body)
+        finally:
+            self.n_whole -= 1
+
+
+@breaks("HEALTH-20")
+class HealthTakesAWhile(Miniature):
+    def health(self) -> Reply:
+        if self.n_generating:
+            time.sleep(0.52)
         return super().health()
 
 

@@ -44,3 +44,11 @@ class UnknownModelWithoutCode(Miniature):
         if asked.path.startswith(f"{MODELS}/") and reply.status == 404:
             body["error"]["code"] = "not_found"
         return reply
+
+
+@breaks("MODEL-3")
+class LowerCaseDigitsAreUnknown(Miniature):
+    def one_model(self, asked: Asked) -> Reply:
+        if "%2f" in asked.target:
+            raise Refused(404, "no such model", "model_not_found", "model")
+        return super().one_model(asked)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from conformance.broken.capable import Capable
 from conformance.broken.fault import breaks
 from conformance.broken.miniature import CHAT, Asked, Miniature, Refused, Reply
 
@@ -186,3 +187,9 @@ class WrongMethodInPlainText(Miniature):
 class TotalIsTheCompletion(Miniature):
     def usage(self, n_tokens: int) -> dict[str, int]:
         return super().usage(n_tokens) | {"total_tokens": n_tokens}
+
+
+@breaks("OAI-6")
+class StreamComesAtItsEnd(Capable):
+    def stream(self, asked: Asked, body: dict[str, Any]) -> Iterator[str]:
+        yield from list(super().stream(asked, body))

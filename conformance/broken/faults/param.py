@@ -288,3 +288,15 @@ class StoppedIsCut(Capable):
     def said(self, body: Body) -> Said:
         found = super().said(body)
         return Said(found.tokens, "length", found.calls) if self.form(body) else found
+
+
+@breaks("PARAM-14")
+class TemperatureIsAlwaysZero(Capable):
+    def is_open(self, body: Body) -> bool:
+        return False
+
+
+@breaks("PARAM-15")
+class TopPIsPassedOver(Capable):
+    def is_open(self, body: Body) -> bool:
+        return super().is_open(body | {"top_p": None})

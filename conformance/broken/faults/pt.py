@@ -45,3 +45,16 @@ class NoTimeOnErrors(Miniature):
 class NoTimeOn503(Miniature):
     def times_of(self, asked: Asked, reply: Reply) -> list[str]:
         return [] if reply.status == 503 else super().times_of(asked, reply)
+
+
+@breaks("PT-1")
+class NoTimeOnMessages(Miniature):
+    def times_of(self, asked: Asked, reply: Reply) -> list[str]:
+        is_message = asked.path == "/v1/messages" and reply.status == 200
+        return [] if is_message else super().times_of(asked, reply)
+
+
+@breaks("PT-5")
+class NoTimeOnFullQueue(Miniature):
+    def times_of(self, asked: Asked, reply: Reply) -> list[str]:
+        return [] if reply.status == 429 else super().times_of(asked, reply)

@@ -98,3 +98,41 @@ class FormTypeIsRefused(Miniature):
         if "form" in asked.headers.get("Content-Type", ""):
             raise Refused(415, "JSON only", "unsupported_media_type")
         return super().chat(asked)
+
+
+@breaks("RID-1")
+class RefusalsHaveTheirOwnIds(Miniature):
+    def ids_of(self, asked: Asked, reply: Reply) -> list[str]:
+        return [self.new_id([])] if reply.status == 400 else super().ids_of(asked, reply)
+
+
+@breaks("RID-1")
+class FullQueueHasItsOwnId(Miniature):
+    def ids_of(self, asked: Asked, reply: Reply) -> list[str]:
+        return [self.new_id([])] if reply.status == 429 else super().ids_of(asked, reply)
+
+
+@breaks("RID-4")
+class NoIdOnResponses(Miniature):
+    def ids_of(self, asked: Asked, reply: Reply) -> list[str]:
+        is_response = asked.path.startswith("/v1/responses")
+        return [] if is_response else super().ids_of(asked, reply)
+
+
+@breaks("RID-4")
+class NoIdOn413(Miniature):
+    def ids_of(self, asked: Asked, reply: Reply) -> list[str]:
+        return [] if reply.status == 413 else super().ids_of(asked, reply)
+
+
+@breaks("RID-7")
+class LinesHaveTheLatestId(Miniature):
+    latest_id = ""
+
+    def log_started(self, asked: Asked) -> None:
+        self.latest_id = asked.request_id
+        super().log_started(asked)
+
+    def log_completed(self, asked: Asked, status: int) -> None:
+        asked.request_id = self.latest_id
+        super().log_completed(asked, status)
