@@ -109,6 +109,8 @@ class Answers:
     def truly_of(self, kind: str) -> Exchange:
         """Return the answer if its status is of that kind; otherwise leave the check open."""
         found = self.of(kind)
+        if kind == "chat-unknown-model" and found.status in GOOD:
+            inapplicable("it answers to any model's name")
         if found.status not in KINDS[kind].statuses:
             not_tested(f"asked for the kind {kind!r}, got status {found.status}")
         return found
@@ -126,6 +128,13 @@ class Answers:
         given = ("X-Request-ID", f"conformance-question-{self._n_questions}")
         headers = [given, *question.headers]
         return self._once(key, lambda server: server.post(question.path, body, headers))
+
+    def refusal_of(self, wrong: str, question: Question) -> Exchange:
+        """Return the answer to a wrong question; that a name of a model is wrong isn't a matter of course."""
+        answer = self.to(question)
+        if wrong == "unknown-model" and answer.status in GOOD:
+            inapplicable("it answers to any model's name")
+        return answer
 
     def anew(self, question: Question) -> Exchange:
         """Return an answer of its own, however often the same was asked."""

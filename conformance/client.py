@@ -12,10 +12,10 @@ import ssl
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import h11
 
@@ -24,6 +24,9 @@ MAX_BODY_BYTES = 10_000_000
 PIECE_BYTES = 65_536
 SHOWN_CHARACTERS = 160
 LATE_TIMEOUT_S = 1.0
+N_REDIRECTS = 3
+REDIRECTS = {301, 302, 307, 308}
+TOO_MANY = 429
 CLOSED = "connection closed without a response"
 # Which of these a client sees of a server that hangs up is chance: it depends on whether it
 # connects, writes or reads when the end of the connection reaches it.
@@ -103,7 +106,7 @@ class Request:
 
     def __str__(self) -> str:
         """Show it in one line, secrets left out, and without the headers that all requests have."""
-        usual = {"host", "user-agent", "accept", "content-length"}
+        usual = {"host", "user-agent", "accept", "accept-encoding", "content-length"}
         shown = [
             f"{name}: {'<redacted>' if name.lower() == 'authorization' else value.decode('latin-1')}"
             for name, value in self.headers
@@ -209,7 +212,9 @@ class Journal:
 class Connection:
     """One TCP or TLS connection, good for one exchange after another."""
 
-    def __init__(self, address: Address, timeout_s: float) -> None:
+    def __init__(
+        self, address: Address, timeout_s: float, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._address = address
         self._timeout_s = timeout_s
         self._began = time.monotonic()
@@ -217,7 +222,7 @@ class Connection:
         self._is_fresh = True
         self._has_begun = False
         try:
-            self._socket = _connect(address, timeout_s)
+            self._socket = _connect(address, timeout_s, tls)
         except HANGS_UP as error:
             raise NoAnswer(CLOSED) from error
         except OSError as error:
@@ -327,14 +332,16 @@ class Connection:
         return left
 
 
-def _connect(address: Address, timeout_s: float) -> socket.socket:
+def _connect(address: Address, timeout_s: float, tls: ssl.SSLContext | None) -> socket.socket:
     plain = socket.create_connection((address.host, address.port), timeout=timeout_s)
     with suppress(OSError):  # macOS refuses it where the server has hung up already
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if address.scheme == "http":
         return plain
     try:
-        return ssl.create_default_context().wrap_socket(plain, server_hostname=address.host)
+        return (tls or ssl.create_default_context()).wrap_socket(
+            plain, server_hostname=address.host
+        )
     except OSError:
         plain.close()
         raise
@@ -356,12 +363,14 @@ class Server:
         journal: Journal,
         api_key: str = "",
         model: str = "",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.url = url
         self.address = Address.of(url)
         self.timeout_s = timeout_s
         self.journal = journal
         self._late: set[tuple[str, str]] = set()
+        self._tls = tls
         self._api_key = api_key
         self._model = model
 
@@ -391,6 +400,7 @@ class Server:
             ("Host", self.address.host_header),
             ("User-Agent", "tier3a-conformance"),
             ("Accept", "*/*"),
+            ("Accept-Encoding", "identity"),
         ]
         if self._api_key:
             usual.append(("Authorization", f"Bearer {self._api_key}"))
@@ -412,7 +422,7 @@ class Server:
         Raises:
             NoAnswer: it can't be had.
         """
-        return Connection(self.address, self.timeout_s)
+        return Connection(self.address, self.timeout_s, self._tls)
 
     def send(self, request: Request, on_piece: Callable[[bytes], None] | None = None) -> Exchange:
         """
@@ -424,7 +434,7 @@ class Server:
         route = (request.method, request.target)
         timeout_s = min(self.timeout_s, LATE_TIMEOUT_S) if route in self._late else self.timeout_s
         try:
-            with Connection(self.address, timeout_s) as connection:
+            with Connection(self.address, timeout_s, self._tls) as connection:
                 exchange = connection.exchange(request, on_piece)
         except NoAnswer as error:
             if error.is_late:
@@ -434,14 +444,45 @@ class Server:
         self.journal.add(exchange)
         return exchange
 
+    def ask(self, request: Request) -> Exchange:
+        """
+        Exchange a request as the guide's clients would.
+
+        A redirect within the server is followed a few times, if nothing is sent with it. Who is
+        told that it is too much now (429), and when to come again, comes again once.
+
+        Raises:
+            NoAnswer: no complete response came in time.
+        """
+        answer = self.send(request)
+        for _ in range(N_REDIRECTS):
+            place = self._place_of(answer)
+            if not place or request.method != "GET":
+                break
+            answer = self.send(replace(request, target=place))
+        wait_s = _seconds(answer.values("retry-after")) if answer.status == TOO_MANY else None
+        if wait_s is None or wait_s > self.timeout_s:
+            return answer
+        time.sleep(wait_s)
+        return self.send(request)
+
+    def _place_of(self, answer: Exchange) -> str:
+        """Return where a redirect leads on this server; empty where it leads away, or is none."""
+        places = answer.values("location")
+        if answer.status not in REDIRECTS or len(places) != 1:
+            return ""
+        there = urljoin(f"{self.address.origin}{answer.request.target}", places[0])
+        is_own = there.startswith(f"{self.address.origin}/")
+        return there.removeprefix(self.address.origin) if is_own else ""
+
     def abandon(self, request: Request, after_s: float) -> None:
         """Send *request* on a connection of its own, and hang up after that time."""
-        with suppress(NoAnswer), Connection(self.address, after_s) as connection:
+        with suppress(NoAnswer), Connection(self.address, after_s, self._tls) as connection:
             connection.exchange(request)
 
     def get(self, path: str, headers: Headers = ()) -> Exchange:
         """GET *path*."""
-        return self.send(self.request("GET", path, headers))
+        return self.ask(self.request("GET", path, headers))
 
     def json_request(self, path: str, body: object, headers: Headers = ()) -> Request:
         """Build a request that posts *body* as JSON."""
@@ -450,7 +491,7 @@ class Server:
 
     def post(self, path: str, body: object, headers: Headers = ()) -> Exchange:
         """Post *body* as JSON."""
-        return self.send(self.json_request(path, body, headers))
+        return self.ask(self.json_request(path, body, headers))
 
     def chat_request(self, content: str, headers: Headers = (), **fields: object) -> Request:
         """Build a chat request of one user message; *fields* are added to its body."""
@@ -460,7 +501,16 @@ class Server:
 
     def chat(self, content: str, headers: Headers = (), **fields: object) -> Exchange:
         """Post a chat request of one user message."""
-        return self.send(self.chat_request(content, headers, **fields))
+        return self.ask(self.chat_request(content, headers, **fields))
+
+
+def _seconds(values: list[str]) -> float | None:
+    """Return what Retry-After says, if it says so in seconds."""
+    return (
+        float(values[0])
+        if len(values) == 1 and values[0].isascii() and values[0].isdigit()
+        else None
+    )
 
 
 def tags_of(model: dict[str, Any]) -> set[str]:

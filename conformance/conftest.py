@@ -3,6 +3,8 @@
 import argparse
 import contextlib
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -17,7 +19,7 @@ from conformance.catalogue import PROFILES, Requirement
 from conformance.client import Exchange, NoAnswer, Server
 from conformance.findings import Finding, Findings, Outcome
 from conformance.launch import Launched, Launcher, LaunchFailed, Turned
-from conformance.reports import document, shape
+from conformance.reports import document, markdown, shape
 from conformance.serverlog import ServerLog
 from conformance.session import Session
 from conformance.start import Moment, Start, is_ready, look
@@ -45,10 +47,16 @@ OPTIONS = {
     "--baseline": "TOML file of accepted findings",
     "--report-json": "write the whole run as JSON",
     "--report-html": "write it as one page for people",
+    "--report-md": "write its verdict and what is broken as Markdown",
+    "--strict": "a SHOULD that isn't met fails the run, too",
+    "--budget": "seconds for the whole run; what is left then stays untested",
+    "--cacert": "file with the certificates that an https server's is signed by",
+    "--insecure": "take an https server's certificate, whoever signed it",
     "--badge": "write its verdict as an SVG badge",
 }
 N_LAST_QUESTIONS = 2
-WRITERS = ("report_json", "report_html", "badge")
+SWITCHES = {"--strict", "--insecure"}
+WRITERS = ("report_json", "report_html", "report_md", "badge")
 SESSION = pytest.StashKey[Session]()
 FOUND = pytest.StashKey[Findings]()
 
@@ -58,6 +66,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("conformance", "conformance of a Tier 3A server")
     for name, text in OPTIONS.items():
         action = "append" if name == "--profile" else "store"
+        action = "store_true" if name in SWITCHES else action
         dest = name[2:].replace("-", "_")
         with contextlib.suppress(ValueError, argparse.ArgumentError):
             group.addoption(name, dest=dest, action=action, default=None, help=text)
@@ -78,10 +87,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     config = session.config
     if config.option.collectonly:
         return
+    if getattr(config.option, "numprocesses", None) or hasattr(config, "workerinput"):
+        raise pytest.UsageError("-n: one server can't be judged by several processes at once")
+    signal.signal(signal.SIGTERM, _end)
     for name in WRITERS:
         _check_writable(name, config.getoption(name))
     run = Session(config.getoption)
     found = Findings.of(run.profiles, _baseline(config.getoption("baseline")))
+    found.is_strict = bool(config.getoption("strict"))
     config.stash[SESSION], config.stash[FOUND] = run, found
     try:
         run.open()
@@ -91,6 +104,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         found.rows.clear()
         _write_reports(config, outcome)
         pytest.exit(str(outcome), returncode=outcome.exit_code)
+
+
+def _end(number: int, frame: object) -> None:
+    """End as after Ctrl-C, so that what was started is stopped."""
+    raise KeyboardInterrupt
 
 
 def _check_writable(name: str, path: str | None) -> None:
@@ -114,6 +132,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop what was started, however the session ended."""
     if run := config.stash.get(SESSION, None):
         run.close()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Forget how checks were made many, so that `-k PARAM` finds the area and not the word."""
+    item.own_markers = [mark for mark in item.own_markers if mark.name != "parametrize"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -259,6 +282,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Begin a check with nothing looked at, and not at all where it needs a ready server."""
     run = item.config.stash[SESSION]
     run.journal.looked_at.clear()
+    if run.is_over_budget:
+        not_tested(f"--budget: {run.budget_s:g} s are over")
     if run.needs_ready(_profile_of(item, run)) and not run.is_ready:
         not_tested(f"the server wasn't ready within {run.timeout_s:g} s")
 
@@ -279,6 +304,9 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]
         session.exitstatus = outcome.exit_code
     _write_reports(session.config, outcome)
     _say(found, outcome)
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with contextlib.suppress(OSError), Path(summary).open("a", encoding="utf-8") as file:
+            file.write(markdown.render(found, outcome, run.name))
 
 
 def _say(found: Findings, outcome: Outcome) -> None:
@@ -300,6 +328,8 @@ def _write_reports(config: pytest.Config, outcome: Outcome) -> None:
     if not any(wanted.values()):
         return
     run, found = config.stash[SESSION], config.stash[FOUND]
+    if path := wanted.pop("report_md"):
+        Path(path).write_text(markdown.render(found, outcome, run.name), encoding="utf-8")
     report = document.build(run, found, outcome, _selection(config), time.monotonic())
     for name, path in wanted.items():
         if path:

@@ -68,7 +68,7 @@ def texts_under(name: str, exchange: Exchange) -> list[str] | list[bytes]:
 
 def _contract_of(exchange: Exchange) -> str:
     """Name the contract of a response, or of a stream's chunks; empty where there is none."""
-    path = exchange.request.target.partition("?")[0]
+    path = exchange.request.target.partition("?")[0].rstrip("/")
     if exchange.request.method in {"HEAD", "OPTIONS"} or MESSAGES in path:
         return ""  # without a body, or with one after Anthropic's contracts
     if path.endswith("/health") and exchange.status in {200, 503}:

@@ -78,11 +78,13 @@ class Findings:
     Attributes:
         rows: the requirements of the profiles asked for, whether a check of them ran or not.
         broken_off: why the run ended before its end; empty where it didn't.
+        is_strict: whether a SHOULD that isn't met, or wasn't tested, counts like a MUST.
     """
 
     rows: list[Requirement]
     baseline: Baseline | None = None
     broken_off: str = ""
+    is_strict: bool = False
     all: list[Finding] = field(default_factory=list)
 
     @classmethod
@@ -115,7 +117,7 @@ class Findings:
     def outcome(self) -> Outcome:
         """Return the verdict over all."""
         broken = [one.id for one in self.all if one.verdict == ENGINE_ERROR]
-        failed = self._unaccepted(FAIL)
+        failed = self._unaccepted(FAIL) + (self._unaccepted(WARN) if self.is_strict else [])
         stale = [entry.id for entry in self.baseline.stale()] if self.baseline else []
         is_tested = any(one.verdict in {PASS, WARN, FAIL} for one in self.all)
         if self.broken_off:
@@ -123,7 +125,8 @@ class Findings:
         if broken:
             return Outcome(BROKEN_OFF, f"the suite itself broke in {_names(broken)}")
         if failed:
-            return Outcome(NOT_CONFORMANT, f"{len(failed)} MUST not met: {_names(failed)}")
+            words = "MUST or SHOULD" if self.is_strict else "MUST"
+            return Outcome(NOT_CONFORMANT, f"{len(failed)} {words} not met: {_names(failed)}")
         if stale:
             text = "the baseline accepts what is no longer found"
             return Outcome(NOT_CONFORMANT, f"{text}: {_names(stale)}")
@@ -135,7 +138,7 @@ class Findings:
 
     def _unaccepted(self, verdict: str) -> list[str]:
         """Return the MUST rows with a finding of that verdict that nothing accepts."""
-        rows = [row for row in self.rows if row.is_must]
+        rows = [row for row in self.rows if row.is_must or self.is_strict]
         return [
             row.id
             for row in rows

@@ -22,6 +22,7 @@ from conformance.serverlog import ServerLog
 from conformance.start import READY_WITHIN_S, Start, is_starting
 
 STOP_WITHIN_S = 10.0
+GONE_WITHIN_S = 60.0  # after SIGKILL it is the system that takes its time
 OTHER_HOSTS = ("127.0.0.2", "::1")  # macOS has only the second, some containers only the first
 CONTEXT_LENGTH = "2048"
 FLAGS = {
@@ -189,7 +190,7 @@ class Launched:
             pass
         finally:
             self._send(signal.SIGKILL)
-            self.process.wait(STOP_WITHIN_S)
+            self.process.wait(GONE_WITHIN_S)
             self._folder.cleanup()
 
     def _send(self, number: signal.Signals) -> None:

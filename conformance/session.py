@@ -1,6 +1,7 @@
 """What one run of the suite talks to."""
 
 import os
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,9 +40,11 @@ class Session:
 
     def __init__(self, option: Callable[[str], object]) -> None:
         self.profiles = _profiles(option("profile"))
-        self.timeout_s = _timeout(option("timeout"))
+        self.timeout_s = _seconds("--timeout", option("timeout") or TIMEOUT_S)
         self.journal = Journal()
         self.started_s = time.monotonic()
+        self.budget_s = _seconds("--budget", option("budget")) if option("budget") else 0.0
+        self._tls = _tls(option("cacert"), is_insecure=bool(option("insecure")))
         self._api_key = str(option("api_key") or "")
         self._model = str(option("model") or "")
         self.command = str(option("launch") or "")
@@ -71,6 +74,7 @@ class Session:
                 journal=self.journal,
                 api_key=self._api_key,
                 model=self._model,
+                tls=self._tls,
             )
         except ValueError as error:
             raise pytest.UsageError(f"--base-url: {error}") from error
@@ -113,6 +117,11 @@ class Session:
         self.is_ready = True
 
     @property
+    def is_over_budget(self) -> bool:
+        """Whether the time for the whole run is over."""
+        return bool(self.budget_s) and time.monotonic() > self.started_s + self.budget_s
+
+    @property
     def name(self) -> str:
         """What people call the server: host and port."""
         return self.server.address.host_header if self.url else "the launched server"
@@ -152,14 +161,26 @@ def _profiles(asked: object) -> list[str]:
     return list(dict.fromkeys(names)) or ["wire"]
 
 
-def _timeout(given: object) -> float:
+def _seconds(name: str, given: object) -> float:
     try:
-        timeout_s = float(str(given or TIMEOUT_S))
+        seconds = float(str(given))
     except ValueError:
-        timeout_s = 0.0
-    if not 0 < timeout_s < float("inf"):
-        raise pytest.UsageError(f"--timeout {given}: must be seconds above 0")
-    return timeout_s
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise pytest.UsageError(f"{name} {given}: must be seconds above 0")
+    return seconds
+
+
+def _tls(cacert: object, *, is_insecure: bool) -> ssl.SSLContext:
+    """Return how the certificate of an https server is looked at."""
+    try:
+        found = ssl.create_default_context(cafile=str(cacert) if cacert else None)
+    except OSError as error:
+        raise pytest.UsageError(f"--cacert {cacert}: {error.strerror or error}") from error
+    if is_insecure:
+        found.check_hostname = False
+        found.verify_mode = ssl.CERT_NONE
+    return found
 
 
 def _given_log(name: object) -> ServerLog | None:

@@ -59,7 +59,11 @@ def listed(server: Server) -> list[dict[str, Any]]:
 def lists_of(server: Server) -> list[Exchange]:
     """Return the answers of this run in which the server under test lists models."""
     own = (each for each in server.journal.seen if each.url == server.address.origin)
-    return [each for each in own if each.request.target.endswith("/v1/models") and models_in(each)]
+    return [
+        each
+        for each in own
+        if each.request.target.rstrip("/").endswith("/v1/models") and models_in(each)
+    ]
 
 
 @requirement("DISC-1")

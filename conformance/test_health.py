@@ -15,7 +15,7 @@ from conformance.catalogue import Requirement
 from conformance.client import Exchange, NoAnswer, Server
 from conformance.openai_shapes import envelope_problem
 from conformance.start import UNREADY, Moment, Start, is_ready
-from conformance.verdicts import check, not_tested, requirement
+from conformance.verdicts import check, inapplicable, not_tested, requirement
 
 N_TOKENS = (96, 288, 768)
 MIDST = (0.2, 0.8)
@@ -197,7 +197,7 @@ def test_warming_up_is_healthy(demand: Requirement, start: Start) -> None:
     """A server that warms up can be used already, and says that it is not done."""
     found = warming(start)
     if not found:
-        not_tested("warm-up was never seen: it is off, or over too soon")
+        inapplicable("nobody can see it warm up: it doesn't, or is too quick")
     for health in found:
         is_healthy = health.status == 200 and health.fields().get("models_healthy") is True
         check(demand, is_healthy and is_initialized(health), "not healthy", health)

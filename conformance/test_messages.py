@@ -173,7 +173,7 @@ def test_result_is_taken_back(demand: Requirement, answers: Answers, form: str) 
 @requirement("MSG-9", profile="openai")
 def test_wrong_request_is_refused(demand: Requirement, answers: Answers, wrong: str) -> None:
     """Errors are what Anthropic's clients tell their users."""
-    answer = answers.to(WRONG[wrong])
+    answer = answers.refusal_of(wrong, WRONG[wrong])
     problem = error_problem(answer, 404 if wrong == "unknown-model" else 400)
 
     check(demand, not problem, problem, answer)

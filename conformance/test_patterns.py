@@ -10,7 +10,7 @@ import pytest
 from conformance.catalogue import Requirement
 from conformance.client import Exchange, NoAnswer, Server, tags_of
 from conformance.openai_shapes import completion_problem
-from conformance.verdicts import check, not_tested, requirement
+from conformance.verdicts import check, inapplicable, not_tested, requirement
 
 REGISTERED = ("family", "context_length", "description", "tier")
 NINE = (
@@ -165,7 +165,12 @@ CHECKLIST = {
 @requirement("PAT-4")
 def test_checklist_item(demand: Requirement, server: Server, item: str) -> None:
     """Each item of the integration checklist holds."""
-    if item == "warmed-up" and server.get("/health").fields().get("warmup_enabled") is False:
-        not_tested("warm-up is switched off on this server")
+    if item == "warmed-up":
+        health = server.get("/health").fields()
+        if health.get("warmup_enabled") is False:
+            not_tested("warm-up is switched off on this server")
+        told = [health.get(name, "missing") for name in ("warmup_enabled", "warmup_completed")]
+        if told == [None, None]:
+            inapplicable("this kind of model has no warm-up")
 
     check(demand, CHECKLIST[item](server), f"{item} can't be ticked")

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from conformance.answers import BAD, ERRORS, KINDS, OTHERS, Answers
+from conformance.answers import BAD, ERRORS, GOOD, KINDS, LONG_TASK, OTHERS, Answers
 from conformance.catalogue import Requirement
 from conformance.client import Exchange, Server
 from conformance.launch import Launched, Launcher
@@ -17,6 +17,7 @@ HEADER = "X-Process-Time"
 DECIMAL = re.compile(r"\d+(\.\d+)?")
 DURATION = re.compile(r"duration=(\d+\.\d+)s")
 MEASURABLE_S = 0.05
+N_LONG = 512
 LOG_AGREES_WITHIN_S = 0.05
 
 
@@ -72,6 +73,9 @@ def test_time_is_within_the_clients(demand: Requirement, answers: Answers, kind:
 def test_time_covers_the_work(demand: Requirement, server: Server, answers: Answers) -> None:
     """A generation's time is most of what the client waited for, and more than a quick answer's."""
     quick, answer = server.get("/health"), answers.truly_of("completion")
+    if answer.total_s - quick.total_s <= MEASURABLE_S:
+        longer = server.chat(LONG_TASK, max_tokens=N_LONG, temperature=0)
+        answer = longer if longer.status in GOOD else answer
     quick_s, work_s = seconds_of(quick), seconds_of(answer)
     waited_s = answer.total_s - quick.total_s
     if waited_s <= MEASURABLE_S:

@@ -95,7 +95,7 @@ def test_deltas_make_the_text(demand: Requirement, answers: Answers) -> None:
 @requirement("RESP-5", profile="openai")
 def test_wrong_request_is_refused(demand: Requirement, answers: Answers, wrong: str) -> None:
     """Errors look as they do everywhere else."""
-    answer = answers.to(WRONG[wrong])
+    answer = answers.refusal_of(wrong, WRONG[wrong])
     problem = refusal_problem(answer, *([400, 404] if wrong == "unknown-model" else [400]))
 
     check(demand, not problem, problem, answer)

@@ -10,7 +10,7 @@ from socketserver import ThreadingTCPServer
 from typing import Any
 from urllib.parse import unquote
 
-from conformance.broken import fault, options
+from conformance.broken import different, fault, options
 from conformance.broken.miniature import MAX_BODY_BYTES, Asked, Miniature, Reply
 
 
@@ -59,6 +59,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send(asked, reply)
         finally:
             miniature.log_completed(asked, reply.status)
+        self.close_connection |= miniature.hangs_up
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = handle_any  # noqa: N815  # http.server's own names
 
@@ -69,8 +70,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def send(self, asked: Asked, reply: Reply) -> None:
         """Send a response."""
-        body = reply.body if isinstance(reply.body, str) else json.dumps(reply.body)
-        content = b"" if reply.body is None else body.encode()
+        content = self.bytes_of(reply.body)
         headers = {"Content-Type": "application/json"} if content else {}
         if reply.events:
             headers["Transfer-Encoding"] = "chunked"
@@ -91,13 +91,22 @@ class Handler(BaseHTTPRequestHandler):
         if reply.events:
             self.wfile.write(b"0\r\n\r\n")
 
+    def bytes_of(self, body: object) -> bytes:
+        """Return a body as it travels."""
+        if isinstance(body, bytes):
+            return body
+        text = body if isinstance(body, str) else json.dumps(body)
+        return b"" if body is None else text.encode()
+
     def send_piece(self, event: bytes) -> None:
         """Send one event as a chunk of the body."""
         self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
 
 
 def which(words: list[str]) -> type[Miniature]:
-    """Return the server asked for: one with a fault, or the correct one."""
+    """Return the server asked for: one with a fault, one that is different, or the correct one."""
+    if "--right" in words:
+        return different.load()[words[words.index("--right") + 1]].server
     if "--fault" in words:
         return fault.find(words[words.index("--fault") + 1]).server
     return fault.CORRECT

@@ -102,11 +102,13 @@ class Miniature:
 
     Attributes:
         port_by_variable: its port has to be told by SERVER_PORT, since its flag is what is wrong.
+        hangs_up: it closes a connection after each response, without saying so.
         needs_seclusion: nobody sees what is wrong but in a network of its own, see `secluded`.
     """
 
     port_by_variable = False
     needs_seclusion = False
+    hangs_up = False
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options

@@ -107,6 +107,7 @@ def read(words: Sequence[str], options: Sequence[Option] = OPTIONS) -> dict[str,
         prog="conformance.broken", epilog="A flag beats the environment, and that the default."
     )
     parser.add_argument("--fault", default="", help="the one thing to do wrong")
+    parser.add_argument("--right", default="", help="the one thing to do in another way")
     for option in options:
         parser.add_argument(option.flag, dest=option.name, help=option.help)
     asked = vars(parser.parse_args(words))

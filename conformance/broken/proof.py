@@ -10,6 +10,8 @@ For each fault it shows four things, or says which of them doesn't hold:
 
 A problem counts when it is there twice, the second time with the machine to itself.
 
+A server that is right but different, of `different`, has to be found right in all of its runs.
+
 And for all of them together: no requirement is without a fault, and no check without one that
 makes it fail. A correct server passes everything, and no profile checks what belongs to another.
 The score is what was shown, out of all that had to be.
@@ -44,12 +46,12 @@ from typing import NamedTuple
 import pytest
 
 from conformance import catalogue, launch, secluded
+from conformance.broken import different, forked, proved
 from conformance.broken import fault as faults
-from conformance.broken import forked, proved
 from conformance.broken.fault import Fault
 from conformance.broken.transcript import PROBES, QUICK_S, difference, transcript
 from conformance.reports.shape import Report
-from conformance.verdicts import ENGINE_ERROR, FAIL, PASS, WARN
+from conformance.verdicts import ENGINE_ERROR, FAIL, INAPPLICABLE, PASS, WARN
 
 TITLE = "Show that the suite finds each fault, and blames nothing else."
 SUITE = Path(__file__).parent.parent
@@ -147,6 +149,8 @@ def command(server: str) -> list[str]:
     words = [sys.executable, "-m", "conformance.broken"]
     if server == CORRECT:
         return [*words, "--port", "{port}"]
+    if server in different.load():
+        return [*words, "--right", server, "--port", "{port}"]
     words += ["--fault", server]
     if faults.load()[server].server.port_by_variable:
         return ["env", "SERVER_PORT={port}", *words]
@@ -226,8 +230,11 @@ def gather(names: list[str]) -> list[Result]:
     The first are such as need not know what the correct server shows, while that is found out.
     """
     known = faults.load()
-    tasks = [Task(CORRECT, run) for run in RUNS] + [Task(name) for name in names]
-    tasks += [Task(name, run) for name in names for run in runs_of(known[name])]
+    wrong = [name for name in names if name in known]
+    tasks = [Task(CORRECT, run) for run in RUNS] + [Task(name) for name in wrong]
+    tasks += [Task(name, run) for name in wrong for run in runs_of(known[name])]
+    others = different.load()
+    tasks += [Task(name, run) for name in names if name in others for run in others[name].runs]
     tasks = mixed(tasks)
     first = [task for task in tasks[:N_FIRST] if task.run]
     progress = Progress(len(tasks) + 1)
@@ -290,18 +297,15 @@ def tell(probe: str) -> list[tuple[str, str]]:
 def once_more(found: dict[str, list[str]], results: list[Result]) -> None:
     """Run the suite again, one at a time, on servers with problems: load may have been the cause."""
     doubtful = [name for name, problems in found.items() if problems]
-    runs = {name: runs_of(faults.load()[name]) for name in doubtful if name != CORRECT}
+    known, others = faults.load(), different.load()
+    runs = {name: runs_of(known[name]) for name in doubtful if name in known}
+    runs |= {name: list(others[name].runs) for name in doubtful if name in others}
     runs |= {CORRECT: list(RUNS)} if CORRECT in doubtful else {}
     looks = [result for result in results if not result.task.run]
     with _pool(1) as alone:
         tasks = [Task(name, run) for name in runs for run in runs[name]]
         again = [*alone.map(run_suite, tasks, chunksize=1), *looks]
-    for name in doubtful:
-        found[name] = list(
-            problems_of_correct(again)
-            if name == CORRECT
-            else problems_of(faults.load()[name], again)
-        )
+    found |= {name: problems_with(name, again) for name in doubtful}
 
 
 class Progress:
@@ -356,6 +360,25 @@ def problems_of_correct(results: list[Result]) -> Iterator[str]:
                 yield f"{result.task.run}: {row_id} is {verdict}"
 
 
+def problems_of_right(name: str, results: list[Result]) -> Iterator[str]:
+    """Say what is found in a server that is right."""
+    for result in (result for result in results if result.task.server == name):
+        if result.noise:
+            yield f"{result.task.run}: no report: {result.noise}"
+        for row_id, verdict in result.verdicts.items():
+            if verdict not in {PASS, INAPPLICABLE}:
+                yield f"{result.task.run}: {row_id} is {verdict}"
+
+
+def problems_with(name: str, results: list[Result]) -> list[str]:
+    """Return what doesn't hold for a server: the correct one, one that is different, or wrong."""
+    if name == CORRECT:
+        return list(problems_of_correct(results))
+    if name in different.load():
+        return list(problems_of_right(name, results))
+    return list(problems_of(faults.load()[name], results))
+
+
 def problems_of_all(results: list[Result]) -> Iterator[str]:
     """Say which requirements no fault breaks, and which checks none makes fail."""
     rows = {row.id for row in catalogue.load().values() if not row.excluded}
@@ -368,19 +391,21 @@ def problems_of_all(results: list[Result]) -> Iterator[str]:
 
 
 def provable() -> list[str]:
-    """Return the names of the faults that can be seen on this machine."""
+    """Return the names of the servers, wrong or different, that can be seen on this machine."""
     is_had = secluded.can_be_had()
-    return [
+    wrong = [
         each.name for each in faults.load().values() if is_had or not each.server.needs_seclusion
     ]
+    return [*wrong, *different.load()]
 
 
 def sample() -> list[str]:
     """Return the name of one fault of each area, another by chance each time."""
     areas: dict[str, list[str]] = {}
-    for fault in map(faults.load().__getitem__, provable()):
+    for fault in (known for name, known in faults.load().items() if name in provable()):
         areas.setdefault(fault.breaks.partition("-")[0], []).append(fault.name)
-    return [random.choice(names) for names in areas.values()]
+    chosen_ones = [random.choice(names) for names in areas.values()]
+    return [*chosen_ones, random.choice(list(different.load()))]
 
 
 def chosen(options: argparse.Namespace, digest: str) -> list[str]:
@@ -400,8 +425,7 @@ def chosen(options: argparse.Namespace, digest: str) -> list[str]:
 
 def problems_found(names: list[str], results: list[Result]) -> dict[str, list[str]]:
     """Return what doesn't hold, by fault, for the correct server, and for all faults together."""
-    found = {CORRECT: list(problems_of_correct(results))}
-    found |= {name: list(problems_of(faults.load()[name], results)) for name in names}
+    found = {name: problems_with(name, results) for name in (CORRECT, *names)}
     once_more(found, results)
     if len(names) == len(provable()):
         found["the whole"] = list(problems_of_all(results))
@@ -430,7 +454,8 @@ def main(words: list[str]) -> int:
     print(
         f"proved {n_shown} of {len(found)} ({100 * n_shown / len(found):.1f} %)"
         f"{'' if is_whole else ' of a part'}: "
-        f"{len(names)} of {len(faults.load())} faults, {n_checks} checks, {time.monotonic() - began_s:.0f} s"
+        f"{len(names)} of {len(faults.load()) + len(different.load())} servers, "
+        f"{n_checks} checks, {time.monotonic() - began_s:.0f} s"
     )
     if n_shown < len(found):
         return 1

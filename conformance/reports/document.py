@@ -22,7 +22,7 @@ BODY_CHARACTERS = 4000
 REDACTED = "<redacted>"
 KEY_VARIABLE = "$TIER3A_API_KEY"
 SECRET_HEADERS = {"authorization", "cookie", "set-cookie", "x-api-key", "proxy-authorization"}
-CURLS_OWN = {"host", "content-length", "accept", "user-agent"}
+CURLS_OWN = {"host", "content-length", "accept", "accept-encoding", "user-agent"}
 
 
 def build(

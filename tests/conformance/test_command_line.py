@@ -1,6 +1,8 @@
 """What the suite says of servers it can't judge, of options it can't read, and with which code."""
 
+import os
 import socket
+import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
@@ -15,6 +17,7 @@ from conformance import conftest
 from conformance.session import Session
 from tests.conformance.suite import (
     ROOT,
+    clean_environment,
     conformance,
     free_port,
     miniature,
@@ -174,6 +177,8 @@ def test_server_that_goes_away_ends_the_run(tmp_path: Path) -> None:
         ({"base_url": "localhost:8000"}, "--base-url"),
         (THERE | {"timeout": "0"}, "--timeout 0"),
         (THERE | {"timeout": "soon"}, "--timeout soon"),
+        (THERE | {"budget": "0"}, "--budget 0"),
+        (THERE | {"cacert": "/no/such"}, "--cacert /no/such"),
         (THERE | {"server_log": "/no/such/log"}, "--server-log /no/such/log: No such file"),
         (THERE | {"profile": ["fast"]}, "--profile fast: unknown; there are"),
         (THERE | {"profile": ["managed"]}, "needs --launch"),
@@ -234,6 +239,65 @@ def test_first_failure_can_end_the_run() -> None:
 
     assert run.returncode == 1
     assert "1 failed" in run.stdout
+
+
+def test_selection_by_area_is_no_other() -> None:
+    """`-k PARAM` finds no check for the word parametrize."""
+    listing = conformance("--collect-only", "-q", "-k", "PARAM").stdout
+
+    assert "PARAM-1" in listing
+    assert "DISC-" not in listing
+
+
+def test_several_processes_are_refused() -> None:
+    """Under pytest-xdist the findings would stay with the workers, so that is told and not done."""
+    run = conformance("-p", "xdist", "-n", "2", "--launch", miniature())
+
+    assert run.returncode == 4, run.stdout + run.stderr
+    assert "one server can't be judged by several processes" in run.stdout + run.stderr
+
+
+def test_sigterm_leaves_no_server_behind(tmp_path: Path) -> None:
+    """Whoever ends the suite ends what it has launched."""
+    log = tmp_path / "log"
+    words = [sys.executable, "-m", "pytest", "conformance", "-q", "-p", "no:cacheprovider"]
+    command = miniature("", "--model-path", "/no/such/model").replace("'", "")
+    process = subprocess.Popen(
+        [*words, "--launch", f"sh -c 'echo $$ > {log}; exec {command}'"],
+        cwd=ROOT,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 20
+    while not (log.exists() and log.read_text().strip()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    server = int(log.read_text())
+    process.terminate()
+    process.communicate(timeout=20)
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(server, 0)
+
+
+def test_strict_counts_what_should_be(tmp_path: Path) -> None:
+    """With --strict a SHOULD that isn't met fails the run; the summary for people says which."""
+    summary, page = tmp_path / "summary", tmp_path / "page.md"
+    options = ["--launch", miniature("not-found-by-accept"), "-k", "OAI", "--report-md", str(page)]
+    run = conformance(*options, "--strict", GITHUB_STEP_SUMMARY=str(summary))
+
+    assert run.returncode == 1, run.stdout[-2000:]
+    assert "1 MUST or SHOULD not met: OAI-4" in verdict_line(run)
+    assert "| OAI-4 | ! SHOULD not met |" in page.read_text()
+    assert summary.read_text() == page.read_text()
+    assert "Exit code 1" in page.read_text()
+
+
+def test_budget_ends_the_run() -> None:
+    """What can't be done in the time for the whole run stays untested, and is said to."""
+    run = conformance("--launch", miniature(), "--budget", "0.001")
+
+    assert run.returncode == 6, run.stdout[-2000:]
+    assert "--budget: 0.001 s are over" in run.stdout
 
 
 def test_junit_carries_the_requirement(tmp_path: Path) -> None:
