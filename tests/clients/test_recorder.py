@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 
 from tests.clients.recorder import recording
 from tests.live import LiveServer
 
-CHAT = {"messages": [{"role": "user", "content": "Hello"}]}
-BODIES = {
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
+BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": CHAT | {"stream_options": {"include_usage": True}},
     "/v1/messages": CHAT | {"max_tokens": 16},
     "/v1/responses": {"input": "Hello"},
@@ -27,7 +29,9 @@ def test_usage_is_read_off_each_interface(server: LiveServer, path: str, stream:
         for _ in range(2):
             httpx.post(recorder.url + path, json=body, timeout=30).raise_for_status()
 
-    _, (total, cached) = (each.usage for each in recorder.exchanges)
+    usage = recorder.exchanges[1].usage
+    assert usage is not None
+    total, cached = usage
     assert total / 2 < cached < total
 
 
