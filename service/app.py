@@ -50,7 +50,7 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
         engine: the command that starts an engine process, to which the number of its socket is added;
             tests give one that fails where they want it to.
     """
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     metrics = Metrics()
     plans = models_file.plans(settings)
     served = [_served(plan, metrics, engine) for plan in plans]
@@ -60,7 +60,7 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
     fleet = Fleet(served, names, models_file.memory_bytes(settings) if is_shared else None)
     metrics.permits_in_use.set_function(lambda: fleet.n_permits_in_use)
     metrics.queue_length.set_function(lambda: fleet.n_waiting)
-    journal = Journal(metrics)
+    journal = Journal(metrics, logs_probes=settings.log_probes)
     intake = Intake(fleet, metrics)
     models = Models(fleet)
     messages = Messages(intake)
@@ -101,7 +101,7 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
     opening = Opening(
         settings, Terminal(fleet.default.lifecycle, with_key=settings.api_key is not None)
     )
-    lifespan.edge = Edge(app, metrics, guard, Cors(settings.allowed_origins), journal, opening)
+    lifespan.edge = Edge(app, journal, guard, Cors(settings.allowed_origins), opening)
     return lifespan.edge
 
 

@@ -228,6 +228,14 @@ class Settings:
         "LOG_LEVEL", "--log-level", click.Choice(LOG_LEVELS, case_sensitive=False), "INFO",
         "Least severe level at which lines are logged.",
     )  # fmt: skip
+    log_format: str = _option(
+        "LOG_FORMAT", "--log-format", click.Choice(("text", "json"), case_sensitive=False), "text",
+        "Form of the log's lines: text, or a JSON object each.",
+    )  # fmt: skip
+    log_probes: bool = _option(
+        "LOG_PROBES", "--log-probes", click.BOOL, True,
+        "Log requests for /health, /livez, /readyz, /metrics and /status as well.",
+    )  # fmt: skip
     api_key: str | None = _option(
         "API_KEY", "--api-key", Key(), None,
         "Key that all requests but probes must carry, as a bearer token or as x-api-key. None: no key.",

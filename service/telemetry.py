@@ -2,15 +2,17 @@
 What an operator sees: log lines, each with its request's id, and metrics for Prometheus.
 
 A line reads `YYYY-MM-DD HH:MM:SS | LEVEL | message [request_id=ID]`; the id is there for every line
-written while a request is being served, whoever writes it.
+written while a request is being served, whoever writes it. `LOG_FORMAT=json` makes an object of each.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Sequence
 from contextvars import ContextVar
+from datetime import UTC, datetime
 
 from prometheus_client import (
     CollectorRegistry,
@@ -23,6 +25,7 @@ from prometheus_client import (
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
+_SERVERS = ("uvicorn", "gunicorn.error")
 _WAIT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TOKEN_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 _LOOP_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -41,14 +44,37 @@ class LineFormatter(logging.Formatter):
         return line if current is None else f"{line} [request_id={current}]"
 
 
-def configure_logging(level: str) -> None:
-    """Send the lines of `service` to standard error from *level* up; idempotent."""
+class JsonFormatter(logging.Formatter):
+    """A line as a JSON object, for what collects logs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the object; members that say nothing are left out."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "request_id": request_id.get(),
+            "traceback": self.formatException(record.exc_info) if record.exc_info else None,
+        }
+        return json.dumps({name: value for name, value in line.items() if value is not None})
+
+
+def configure_logging(level: str, form: str = "text") -> None:
+    """
+    Send the lines of `service`, and of the server that runs it, to standard error; idempotent.
+
+    Args:
+        level: the least severe level of ours; a server's own lines come from INFO up.
+        form: `text` or `json`.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LineFormatter())
-    logger = logging.getLogger("service")
-    logger.handlers[:] = [handler]
-    logger.setLevel(level)
-    logger.propagate = False
+    handler.setFormatter(LineFormatter() if form == "text" else JsonFormatter())
+    for name in ("service", *_SERVERS):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.propagate = False
+    logging.getLogger("service").setLevel(level)
     # Our own start and completion lines say more, and always come in pairs.
     logging.getLogger("uvicorn.access").disabled = True
 

@@ -22,6 +22,8 @@ from tests.test_settings import TABLE
 # What only the API process reads.
 API_OPTIONS = {
     "model_type",
+    "log_format",
+    "log_probes",
     "models_file",
     "models_dir",
     "models_memory_mb",

@@ -20,6 +20,7 @@ from service.errors import ModelNotReady
 from service.telemetry import LineFormatter, Metrics, request_id
 from service.web import edge
 from service.web.edge import App, Edge, Event
+from service.web.journal import Journal
 
 PROMPT_S = 0.05  # a client that left is noticed within this time
 STARTED = re.compile(r"^Request started: (\S+) (\S*) \[request_id=([ -~]+)\]$")
@@ -95,7 +96,7 @@ class Stack:
 
 @pytest.fixture
 def lines() -> Iterator[list[str]]:
-    """The edge's log messages, each with its id, time and level left out."""
+    """The log messages of edge and journal, each with its id, time and level left out."""
     written: list[str] = []
 
     class Keep(logging.Handler):
@@ -104,7 +105,7 @@ def lines() -> Iterator[list[str]]:
 
     handler = Keep()
     handler.setFormatter(LineFormatter())
-    logger = logging.getLogger("service.web.edge")
+    logger = logging.getLogger("service.web")
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel("INFO")
@@ -141,7 +142,7 @@ def one_request(
     app: App, wire: Wire, scope: Event | None = None, metrics: Metrics | None = None
 ) -> Awaitable[None]:
     """Let an edge around *app* serve one request."""
-    return Edge(app, metrics or Metrics())(
+    return Edge(app, Journal(metrics or Metrics()))(
         scope if scope is not None else scope_of(), wire.receive, wire.send
     )
 
@@ -231,7 +232,7 @@ def test_ids_when_many_requests_run_at_once(lines: list[str]) -> None:
         await answer(send)
 
     async def scenario() -> dict[str, str]:
-        shared = Edge(app, Metrics())
+        shared = Edge(app, Journal(Metrics()))
         wires = {f"/{i}": Wire() for i in range(30)}
         await asyncio.gather(
             *(
@@ -315,7 +316,7 @@ async def _serve_then(
         stack.open_in(scope)
         await app(scope, receive, send)
 
-    whole = Edge(watched, metrics)
+    whole = Edge(watched, Journal(metrics))
 
     async def served() -> None:
         await whole(scope_of(), wire.receive, wire.send)
@@ -466,7 +467,7 @@ def test_abort_cuts_all_that_runs() -> None:
     """However many run, and wherever they stand, none is left."""
 
     async def scenario() -> list[int | None]:
-        whole = Edge(endless, Metrics())
+        whole = Edge(endless, Journal(Metrics()))
         wires = [Wire(), Wire(), Wire(b"half", is_whole=False)]
 
         async def served(wire: Wire) -> None:
@@ -731,7 +732,7 @@ def test_client_that_leaves_within_the_body(lines: list[str]) -> None:
 @contextlib.asynccontextmanager
 async def server(app: App) -> AsyncIterator[tuple[Edge, int]]:
     """Serve *app* behind an edge with uvicorn, on a free port of the loopback."""
-    whole = Edge(app, Metrics())
+    whole = Edge(app, Journal(Metrics()))
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         whole, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1

@@ -14,6 +14,7 @@ from service.telemetry import Metrics
 from service.web import failures, guard
 from service.web.edge import Edge
 from service.web.guard import MAX_URI_BYTES, Guard
+from service.web.journal import Journal
 
 OPEN = ["/health", "/livez", "/readyz", "/", "/docs", "/pages/status.js"]
 GUARDED = [
@@ -52,7 +53,7 @@ def ask(
         app: Any = App()
         failures.install(app)
         app.add_sink(Everything().on_get)
-        transport = httpx.ASGITransport(Edge(app, Metrics(), Guard(key, hosts, origins)))
+        transport = httpx.ASGITransport(Edge(app, Journal(Metrics()), Guard(key, hosts, origins)))
         async with httpx.AsyncClient(transport=transport) as client:
             raw = [
                 (name.encode(), value.encode() if isinstance(value, str) else value)
@@ -353,6 +354,6 @@ def test_key_is_looked_at_before_the_body() -> None:
         "type": "http", "method": "POST", "path": "/v1/chat/completions", "raw_path": b"/v1/x",
         "query_string": b"", "headers": [(b"content-length", b"1000000")],
     }  # fmt: skip
-    asyncio.run(Edge(nobody, Metrics(), Guard(KEY))(scope, receive, send))
+    asyncio.run(Edge(nobody, Journal(Metrics()), Guard(KEY))(scope, receive, send))
 
     assert 401 == sent[0]["status"]

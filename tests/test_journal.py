@@ -94,3 +94,17 @@ def test_journal_is_bounded_and_holds_no_probes() -> None:
     assert N_KEPT == len(journal.last())
     labels = {"method": "GET", "route": "/health", "model": "", "status": "200"}
     assert N_KEPT + 1 == metrics.registry.get_sample_value("tier3a_requests_total", labels)
+
+
+@pytest.mark.parametrize("logs_probes", [True, False])
+def test_probes_are_logged_where_they_are_wanted(
+    logs_probes: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Everything else always is."""
+    journal = Journal(Metrics(), logs_probes=logs_probes)
+    with caplog.at_level("INFO", "service.web.journal"):
+        for each in (Visit("GET", "/health", 0.0), Visit("GET", "/v1/models", 0.0)):
+            journal.begin(each)
+            journal.note(each, "req-1", 200, 0.1)
+
+    assert (4 if logs_probes else 2) == len(caplog.records)

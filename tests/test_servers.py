@@ -16,6 +16,7 @@ from service import contracts
 from service.telemetry import Metrics
 from service.web import edge, servers
 from service.web.edge import App, Edge
+from service.web.journal import Journal
 from service.web.servers import MAX_HEAD_BYTES, MAX_HEADERS, UvicornProtocol
 
 FINE = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -34,7 +35,7 @@ async def server(app: App = fine) -> AsyncIterator[int]:
     """Serve *app* behind an edge with uvicorn and our protocol, on a free port of the loopback."""
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        Edge(app, Metrics()), http=UvicornProtocol, lifespan="off", log_config=None,
+        Edge(app, Journal(Metrics())), http=UvicornProtocol, lifespan="off", log_config=None,
         access_log=False, timeout_graceful_shutdown=1,
     )  # fmt: skip
     running = uvicorn.Server(config)

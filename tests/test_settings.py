@@ -50,6 +50,8 @@ TABLE: list[tuple[str, str, str, Any, str, str, Any, Any]] = [
     ("queue_timeout_s", "QUEUE_TIMEOUT", "--queue-timeout", 300.0, "0.5", "86400", 0.5, 86400.0),
     ("queue_size", "QUEUE_SIZE", "--queue-size", 100, "0", "100000", 0, 100_000),
     ("log_level", "LOG_LEVEL", "--log-level", "INFO", "debug", "ERROR", "DEBUG", "ERROR"),
+    ("log_format", "LOG_FORMAT", "--log-format", "text", "JSON", "text", "json", "text"),
+    ("log_probes", "LOG_PROBES", "--log-probes", True, "false", "true", False, True),
     ("api_key", "API_KEY", "--api-key", None, "k1", "k2", "k1", "k2"),
     (
         "allowed_origins",

@@ -2,13 +2,14 @@
 
 import asyncio
 import io
+import json
 import logging
 import re
 from collections.abc import Iterator
 
 import pytest
 
-from service.telemetry import LineFormatter, Metrics, configure_logging, request_id
+from service.telemetry import JsonFormatter, LineFormatter, Metrics, configure_logging, request_id
 
 LINE = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \| %s"
 
@@ -16,12 +17,16 @@ LINE = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \| %s"
 @pytest.fixture
 def service_logger() -> Iterator[logging.Logger]:
     """The logger `service`, put back afterwards as it was."""
-    logger = logging.getLogger("service")
+    names = ("service", "uvicorn", "gunicorn.error")
+    loggers = [logging.getLogger(name) for name in names]
     access = logging.getLogger("uvicorn.access")
-    before = (logger.handlers[:], logger.level, logger.propagate, access.disabled)
-    yield logger
-    logger.handlers[:], level, logger.propagate, access.disabled = before
-    logger.setLevel(level)
+    before = [(each.handlers[:], each.level, each.propagate) for each in loggers]
+    was_disabled = access.disabled
+    yield loggers[0]
+    access.disabled = was_disabled
+    for each, (handlers, level, propagates) in zip(loggers, before, strict=True):
+        each.handlers[:], each.propagate = handlers, propagates
+        each.setLevel(level)
 
 
 @pytest.fixture
@@ -138,3 +143,28 @@ def test_metrics_in_text() -> None:
     assert "_created" not in text
     assert all(name.startswith("tier3a_") for name in names)
     assert {"tier3a_permits_in_use", "tier3a_queue_length", "tier3a_prompt_tokens_total"} <= names
+
+
+def test_line_as_json(written: io.StringIO) -> None:
+    """Each line is an object, with the request's id and the traceback where there is one."""
+    logging.getLogger("telemetry-under-test").handlers[0].setFormatter(JsonFormatter())
+    token = request_id.set("abc-1")
+    try:
+        raise ValueError("oops")
+    except ValueError:
+        logging.getLogger("telemetry-under-test").exception("It %s", "broke")
+    request_id.reset(token)
+    log("Hello")
+    broke, hello = map(json.loads, written.getvalue().splitlines())
+
+    assert ("ERROR", "It broke", "abc-1") == (broke["level"], broke["message"], broke["request_id"])
+    assert "ValueError: oops" in broke["traceback"]
+    assert {"time", "level", "logger", "message"} == hello.keys()
+
+
+def test_servers_own_lines_have_the_same_form(service_logger: logging.Logger) -> None:
+    """What uvicorn and gunicorn say goes the same way as what we say."""
+    configure_logging("INFO", "json")
+
+    for name in ("uvicorn", "gunicorn.error"):
+        assert service_logger.handlers == logging.getLogger(name).handlers

@@ -15,6 +15,7 @@ from service.telemetry import Metrics
 from service.web import failures, sse
 from service.web.archive import Archive
 from service.web.edge import Edge, Event
+from service.web.journal import Journal
 from service.web.resources.chat import ChatCompletions
 from service.web.resources.completions import Completions
 from service.web.resources.messages import Messages
@@ -88,7 +89,7 @@ async def streamed(path: str, case: Case, sent: Wire) -> None:
         "query_string": b"",
         "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
     }
-    await Edge(app, Metrics())(scope, inbound.get, sent.send)
+    await Edge(app, Journal(Metrics()))(scope, inbound.get, sent.send)
 
 
 def waited_for(path: str, refusal: ServiceError | None) -> tuple[int, bytes]:

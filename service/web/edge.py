@@ -27,7 +27,7 @@ from service.errors import (
     ServiceError,
     ShuttingDown,
 )
-from service.telemetry import Metrics, request_id
+from service.telemetry import request_id
 from service.web import servers
 from service.web.cors import Cors, Headers
 from service.web.failures import explained
@@ -220,10 +220,9 @@ class Edge:
 
     Args:
         app: what it wraps.
-        metrics: where requests are counted.
+        journal: told of each request that comes and ends.
         guard: what a request must pass before its body is read.
         cors: which web pages may read answers.
-        journal: told of each request that has ended.
         on_start: told the `send` of the lifespan, before the server opens its socket; returns why it may not
             begin, None if it may.
     """
@@ -231,15 +230,13 @@ class Edge:
     def __init__(
         self,
         app: App,
-        metrics: Metrics,
+        journal: Journal,
         guard: Guard | None = None,
         cors: Cors | None = None,
-        journal: Journal | None = None,
         on_start: Callable[[Send], str | None] = servers.limit,
     ) -> None:
         self._app = app
-        self._metrics = metrics
-        self._journal = journal or Journal(metrics)
+        self._journal = journal
         self._guard = guard or Guard()
         self._cors = cors or Cors()
         self._on_start = on_start
@@ -262,7 +259,6 @@ class Edge:
         path = quote(scope["path"])[:MAX_LOGGED_PATH]
         method = scope["method"] if scope["method"] in _KNOWN_METHODS else "OTHER"
         visit = Visit(method, path, time.monotonic())
-        self._journal.begin(visit)
         exchange = Exchange(scope, receive, send, visit, self._cors.headers(scope))
         scope["exchange"] = exchange
         scope["path"] = canonical(scope["path"])
@@ -270,23 +266,13 @@ class Edge:
         assert task is not None
         self._tasks.add(task)
         token = request_id.set(exchange.id)
-        _log.info("Request started: %s %s", method, path)
-        self._metrics.requests_started.inc()
-        self._metrics.in_flight.inc()
+        self._journal.begin(visit)
         try:
             with exchange.leaving:
                 await self._serve(exchange)
         finally:
             exchange.see_off()
             status, duration_s = exchange.status or CLIENT_GONE, exchange.duration_s
-            _log.info(
-                "Request completed: %s %s status=%d duration=%.3fs",
-                method,
-                path,
-                status,
-                duration_s,
-            )
-            self._metrics.in_flight.dec()
             self._journal.note(visit, exchange.id, status, duration_s)
             request_id.reset(token)
             self._tasks.discard(task)

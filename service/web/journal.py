@@ -1,11 +1,12 @@
 """
-The last requests, for who looks at the server: when, which, by whom answered, and where the time went.
+What becomes known of requests: two log lines each, metrics, and the last ones for who looks at the server.
 
-What was asked and answered stands nowhere in it. It is bounded, and gone with the process.
+What was asked and answered stands nowhere in it. What is kept is bounded, and gone with the process.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from falcon.asgi import Request
 from service.fleet.ticket import Ticket
 from service.telemetry import Metrics
 
+_log = logging.getLogger(__name__)
+
+_WATCHED = frozenset({"/health", "/livez", "/readyz", "/metrics", "/status"})
 N_KEPT = 50  # taste: what a person scrolls through
 
 
@@ -55,10 +59,12 @@ class Journal:
 
     Args:
         metrics: where its figures are added up.
+        logs_probes: requests that only watch the server have log lines, too.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, *, logs_probes: bool = True) -> None:
         self._metrics = metrics
+        self._logs_probes = logs_probes
         self._kept: deque[dict[str, Any]] = deque(maxlen=N_KEPT)
         self._open: set[Visit] = set()
         self._n_completion_tokens = 0  # of requests that have ended
@@ -72,10 +78,23 @@ class Journal:
     def begin(self, visit: Visit) -> None:
         """Note that a request has come."""
         self._open.add(visit)
+        self._metrics.requests_started.inc()
+        self._metrics.in_flight.inc()
+        if self._is_logged(visit):
+            _log.info("Request started: %s %s", visit.method, visit.path)
 
     def note(self, visit: Visit, request_id: str, status: int, duration_s: float) -> None:
         """Note a request that has ended, *duration_s* seconds after it came."""
         self._open.discard(visit)
+        self._metrics.in_flight.dec()
+        if self._is_logged(visit):
+            _log.info(
+                "Request completed: %s %s status=%d duration=%.3fs",
+                visit.method,
+                visit.path,
+                status,
+                duration_s,
+            )
         self._metrics.requests.labels(visit.method, visit.route, visit.model, status).inc()
         self._metrics.duration_s.labels(visit.method, visit.route).observe(duration_s)
         if visit.ticket is None:
@@ -94,6 +113,9 @@ class Journal:
             }
         )
         self._observe(visit.model, figures)
+
+    def _is_logged(self, visit: Visit) -> bool:
+        return self._logs_probes or visit.path not in _WATCHED
 
     def last(self) -> list[dict[str, Any]]:
         """Return the last requests that an engine worked on, the newest first."""

@@ -83,7 +83,7 @@ def banner(model_id: str, url: str, lasted_s: float, with_key: bool) -> str:
     body = json.dumps({"messages": [{"role": "user", "content": "Hello"}]})
     rows = (
         ("API", f"{url}/v1"),
-        ("Status", f"{url}/readyz"),
+        ("Page", f"{url}/"),
         ("Try", f"curl {url}/v1/chat/completions{key} -d '{body}'"),
     )
     told = "".join(f"  {name:<8}{words}\n" for name, words in rows)
