@@ -21,12 +21,14 @@ from conformance.questions.chat import (
     LIKELIEST,
     LONG,
     N_CHOICES,
+    READ,
     SAME,
     SAMPLED,
     SEEDED,
     WRONG,
     WRONG_FIELDS,
     chat,
+    given_back,
 )
 from conformance.questions.demanding import DEMANDING, NAMES, UNPICTURED
 from conformance.questions.stops import LENGTHS, N_STOP, STOPS, place_to_stop
@@ -333,3 +335,35 @@ def test_only_the_bound_cuts(demand: Requirement, server: Server, answers: Answe
             check(demand, not is_cut, f"{n_tokens} of {bound} tokens, ends as 'length'", answer)
     if not n_checked:
         not_tested("no answer was shorter than its bound")
+
+
+@requirement("PARAM-16", profile="openai")
+def test_own_answer_is_taken_back(demand: Requirement, answers: Answers) -> None:
+    """A client keeps the message that it got, and sends it with its next question."""
+    first = answers.to(SAME["whole"])
+    (choice, *_) = mappings(first.fields().get("choices")) or [{}]
+    message = mapping(choice.get("message"))
+    if first.status != 200 or not message.get("content"):
+        not_tested("there was no answer to send back")
+    answer = answers.to(given_back(message))
+    problem = completion_problem(answer)
+
+    check(demand, answer.status == 200, f"status {answer.status}", answer)
+    check(demand, not problem, problem, answer)
+
+
+@pytest.mark.parametrize("more", READ)
+@requirement("PARAM-17", profile="openai")
+def test_each_message_is_read(demand: Requirement, answers: Answers, more: str) -> None:
+    """A chat template may leave out what it has no place for; the server may not."""
+    shorter, longer = (answers.to(question) for question in READ[more])
+    if shorter.status != 200 or not n_prompt_tokens(shorter):
+        not_tested(f"the shorter conversation: status {shorter.status}, no count")
+    if longer.status == 400:
+        problem = refusal_problem(longer)
+        check(demand, not problem, problem, longer)
+        return
+    counts = n_prompt_tokens(shorter), n_prompt_tokens(longer)
+
+    check(demand, longer.status == 200, f"status {longer.status}", longer)
+    check(demand, counts[0] < counts[1], f"{counts[1]} tokens, and {counts[0]} without it", longer)

@@ -272,11 +272,15 @@ class Talking(Seeing):
             yield token
 
     def usage_of(self, body: Body, n_choices: int) -> dict[str, int]:
-        """Return the three counts; each picture makes the prompt longer."""
+        """Return the three counts; each message and each picture makes the prompt longer."""
         usage = self.usage(n_choices * self.said(body).n_tokens)
-        n_more = self.n_picture_tokens(body)
+        n_more = self.n_picture_tokens(body) + len(self.read_messages(body)) - 1
         more = {"prompt_tokens": n_more, "total_tokens": n_more}
         return {name: count + more.get(name, 0) for name, count in usage.items()}
+
+    def read_messages(self, body: Body) -> list[Any]:
+        """Return the messages that the model reads: all."""
+        return list(body["messages"])
 
     def complete(self, asked: Asked, body: Body) -> dict[str, Any]:
         """Return a whole completion."""

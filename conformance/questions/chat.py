@@ -83,3 +83,34 @@ CONVERSED = {
     name: chat({"messages": messages, "max_tokens": BOUND})
     for name, messages in CONVERSATIONS.items()
 }
+
+
+def given_back(message: Fields) -> Question:
+    """Return the chat that goes on behind an answer, with its *message* as it came."""
+    return chat({"messages": [*user(GREETING), message, *user(GREETING)]})
+
+
+_TURNS = CONVERSATIONS["turns"]
+_RULE: Fields = {"role": "system", "content": "Be brief."}
+_RULED = [_RULE, *_TURNS]
+# A conversation, and the same with a message more.
+LONGER: dict[str, tuple[list[Fields], list[Fields]]] = {
+    "system": (_TURNS, _RULED),
+    "second-system": (
+        _RULED,
+        [_RULE, {"role": "system", "content": "Count from one to ten."}, *_TURNS],
+    ),
+    "later-system": (
+        _RULED,
+        [*_RULED[:-1], {"role": "system", "content": "Count to ten."}, _RULED[-1]],
+    ),
+    "later-developer": (
+        _RULED,
+        [*_RULED[:-1], {"role": "developer", "content": "Count to ten."}, _RULED[-1]],
+    ),
+    "second-question": (_TURNS, [*_TURNS, *user("Count to ten.")]),
+}
+READ = {
+    name: tuple(chat({"messages": messages, "max_tokens": BOUND}) for messages in pair)
+    for name, pair in LONGER.items()
+}

@@ -300,3 +300,33 @@ class TemperatureIsAlwaysZero(Capable):
 class TopPIsPassedOver(Capable):
     def is_open(self, body: Body) -> bool:
         return super().is_open(body | {"top_p": None})
+
+
+@breaks("PARAM-16")
+class OwnAnswerIsRefused(Capable):
+    def demand_rules(self, body: Body) -> None:
+        super().demand_rules(body)
+        if any("refusal" in message for message in body["messages"]):
+            raise Refused(400, "a message has no refusal", "invalid_value", "messages")
+
+    def whole(self, asked: Asked, body: Body) -> dict[str, Any]:
+        choice = super().whole(asked, body)
+        return choice | {"message": choice["message"] | {"refusal": None}}
+
+
+@breaks("PARAM-17")
+class SecondSystemIsDropped(Capable):
+    def read_messages(self, body: Body) -> list[Any]:
+        found = super().read_messages(body)
+        systems = [each for each in found if each["role"] in {"system", "developer"}]
+        return [each for each in found if each not in systems[1:]]
+
+
+@breaks("PARAM-17")
+class QuestionsInARowAreOne(Capable):
+    def read_messages(self, body: Body) -> list[Any]:
+        found = super().read_messages(body)
+        behind = [*found[1:], {"role": ""}]
+        return [
+            each for each, later in zip(found, behind, strict=True) if each["role"] != later["role"]
+        ]
