@@ -32,6 +32,7 @@ from service.web.opening import Opening
 from service.web.resources.chat import ChatCompletions
 from service.web.resources.completions import Completions
 from service.web.resources.document import OpenApi
+from service.web.resources.embeddings import Embeddings, Rerank, Score
 from service.web.resources.messages import Messages
 from service.web.resources.models import Models
 from service.web.resources.pages import Pages
@@ -77,6 +78,9 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
         ("/v1/models/{model_id:path}", models, {"suffix": "one"}),
         ("/v1/chat/completions", ChatCompletions(intake), {}),
         ("/v1/completions", Completions(intake), {}),
+        ("/v1/embeddings", Embeddings(intake), {}),
+        ("/v1/rerank", Rerank(intake), {}),
+        ("/v1/score", Score(intake), {}),
         ("/v1/tokenize", Tokenize(intake), {}),
         ("/v1/detokenize", Detokenize(intake), {}),
         ("/v1/estimate", Estimate(intake), {}),

@@ -5,6 +5,7 @@ ServiceError
 ├── ClientError (4xx, the caller can mend it; `param` names the place)
 │   ├── InvalidRequest            400  invalid_value and finer codes
 │   │   ├── UnsupportedParameter  400  unsupported_parameter
+│   │   ├── UnsupportedModelType  400  unsupported_model_type
 │   │   └── PromptTooLong         400  context_length_exceeded
 │   ├── Unauthorized              401  invalid_api_key
 │   ├── HostNotAllowed            403  host_not_allowed
@@ -84,6 +85,12 @@ class UnsupportedParameter(InvalidRequest):
     """A documented field that is not implemented and would have changed the answer."""
 
     code = "unsupported_parameter"
+
+
+class UnsupportedModelType(InvalidRequest):
+    """The model is of another kind than the endpoint is for; the message names what it does."""
+
+    code = "unsupported_model_type"
 
 
 class PromptTooLong(InvalidRequest):

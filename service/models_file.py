@@ -29,6 +29,7 @@ import click
 
 from service.catalog import source
 from service.catalog.card import UnfitModel, read_card
+from service.catalog.kind import kind_of
 from service.fleet.served_model import Stay
 from service.protocol import Load, ModelCard
 from service.settings import BOOT_FAILURE_STATUS, OPTIONS, Seconds, Settings
@@ -156,7 +157,11 @@ class _Table:
             return None
         try:
             return read_card(
-                folder, str(self.settings.model_id), self.settings.context_length, created=1
+                folder,
+                str(self.settings.model_id),
+                self.settings.context_length,
+                created=1,
+                kind=kind_of(folder, self.settings.model_type),
             )
         except UnfitModel as error:
             raise BadModels(f"{self.where}: {error}.") from None

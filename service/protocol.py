@@ -18,6 +18,12 @@ bug and ends the connection.
                       <───────────────   Tokenized | Rejected | Failed
         Detokenize    ───────────────>
                       <───────────────   Detokenized | Rejected | Failed
+        Embed         ───────────────>
+                      <───────────────   Accepted | Rejected
+                      <───────────────   Embedded | Failed
+        Score         ───────────────>
+                      <───────────────   Accepted | Rejected
+                      <───────────────   Scored | Failed
 
         at any time   <───────────────   Heartbeat, a few times a second
                       <───────────────   CacheFault
@@ -37,6 +43,7 @@ MAX_FRAME_BYTES = 256 * 1024 * 1024
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 ConstraintKind = Literal["json_object", "json_schema", "regex", "choice", "grammar"]
+ModelKind = Literal["lm", "embeddings", "reranker"]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -225,6 +232,7 @@ class ModelCard(Part, frozen=True):
         knows_calls: the notation of its own calls is known; where not, it calls where a request demands it.
         knows_thinking: its chat template keeps reasoning apart.
         notes: what an operator should know of it, each a clause that begins with "it" or "its".
+        kind: what it makes of texts: answers, vectors, or how well one of them answers the other.
     """
 
     id: str
@@ -238,6 +246,7 @@ class ModelCard(Part, frozen=True):
     knows_thinking: bool = False
     notes: tuple[str, ...] = ()
     knows_calls: bool = True
+    kind: ModelKind = "lm"
 
 
 class Budget(Part, frozen=True):
@@ -246,7 +255,8 @@ class Budget(Part, frozen=True):
 
     Attributes:
         weights_bytes: what its weights take.
-        kv_cache_bytes: most that the KV cache of all requests that generate at once may take.
+        kv_cache_bytes: most that the KV cache of all requests that generate at once may take; 0 for a model
+            that generates nothing.
         context_length: longest prompt and answer together that this holds, in tokens.
         model_context_length: what it would be with any amount of memory.
         n_full_contexts: how many requests of `context_length` it holds at once.
@@ -260,6 +270,8 @@ class Budget(Part, frozen=True):
 
     def __str__(self) -> str:
         """Return it in words for a log."""
+        if not self.kv_cache_bytes:
+            return f"{self.weights_bytes / 1e6:,.0f} MB of weights"
         return (
             f"{self.weights_bytes / 1e6:,.0f} MB of weights, {self.kv_cache_bytes / 1e6:,.0f} MB for "
             f"the KV cache, which holds {self.n_full_contexts:,} requests of {self.context_length:,} "
@@ -296,6 +308,7 @@ class Load(Message, frozen=True):
         tool_parser: name of the notation of its calls; None: as its chat template shows.
         reasoning_parser: name of the notation of its thoughts; None: as its chat template shows.
         stall_timeout_s: seconds without progress after which it is killed.
+        model_type: kind of the model, by its name in the settings; `auto`: as its files tell.
     """
 
     model_path: str | None
@@ -320,6 +333,7 @@ class Load(Message, frozen=True):
     tool_parser: str | None = None
     reasoning_parser: str | None = None
     stall_timeout_s: float = 30.0
+    model_type: str = "auto"
 
 
 class Submit(Message, frozen=True):
@@ -347,6 +361,39 @@ class Detokenize(Message, frozen=True):
 
     ticket: int
     ids: tuple[int, ...]
+
+
+class Embed(Message, frozen=True):
+    """
+    Make a vector of each input. A `Cancel` ends this as well.
+
+    Attributes:
+        inputs: at least one; each is read by itself, whatever stands beside it.
+        prompt_name: which of the model's own prompts to put before texts; None: the one that it has for
+            texts of which nobody says what they are, if it has one.
+        dimensions: how many numbers of a vector to keep, the first ones; None: all.
+    """
+
+    ticket: int
+    inputs: tuple[Text | Tokens, ...]
+    prompt_name: str | None = None
+    dimensions: int | None = None
+
+
+class Score(Message, frozen=True):
+    """
+    Say how well each document answers its query. A `Cancel` ends this as well.
+
+    Attributes:
+        queries: one for each document, or one for all.
+        documents: at least one.
+        params: the request's fields that hold the two, which are blamed where they are at fault.
+    """
+
+    ticket: int
+    queries: tuple[str, ...]
+    documents: tuple[str, ...]
+    params: tuple[str, str]
 
 
 class Loaded(Message, frozen=True):
@@ -383,7 +430,7 @@ class WarmedUp(Message, frozen=True):
 
 
 class Accepted(Message, frozen=True):
-    """The job is sound and will run; its prompt has so many tokens."""
+    """What was asked for is sound and will run; its prompt, or all its inputs, have so many tokens."""
 
     ticket: int
     n_prompt_tokens: int
@@ -476,6 +523,35 @@ class Detokenized(Message, frozen=True):
     text: str
 
 
+class Embedded(Message, frozen=True):
+    """
+    The vectors of all inputs, in their order.
+
+    Attributes:
+        vectors: the numbers of each, all finite: floats of 32 bits, the lowest byte first.
+        n_tokens: the inputs' tokens, those of a prompt and of signs such as [CLS] included.
+    """
+
+    ticket: int
+    vectors: tuple[bytes, ...]
+    n_tokens: int
+
+
+class Scored(Message, frozen=True):
+    """
+    How well each document answers its query.
+
+    Attributes:
+        scores: of each document in its order, finite, the larger the better: from 0 to 1 by a model made
+            for that, else the cosine of the angle between the two vectors.
+        n_tokens: the tokens that were read; a query is read once for each document, or once for all.
+    """
+
+    ticket: int
+    scores: tuple[float, ...]
+    n_tokens: int
+
+
 class Candidate(Part, frozen=True):
     """
     A token that could be chosen, or was.
@@ -549,7 +625,7 @@ class Step(Message, frozen=True):
     deltas: tuple[Delta, ...]
 
 
-ToEngine = Load | Submit | Cancel | Tokenize | Detokenize
+ToEngine = Load | Submit | Cancel | Tokenize | Detokenize | Embed | Score
 FromEngine = (
     Loaded
     | LoadFailed
@@ -564,6 +640,8 @@ FromEngine = (
     | CacheFault
     | Tokenized
     | Detokenized
+    | Embedded
+    | Scored
 )
 
 _encoder = msgspec.msgpack.Encoder()

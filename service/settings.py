@@ -17,8 +17,8 @@ from typing import Any
 
 import click
 
-MODEL_TYPES = ("lm", "multimodal", "embeddings", "whisper")
-BUILT_MODEL_TYPES = ("lm",)
+MODEL_TYPES = ("auto", "lm", "multimodal", "embeddings", "whisper")
+BUILT_MODEL_TYPES = ("auto", "lm", "embeddings")
 BOOT_FAILURE_STATUS = 3
 # Notations of calls and of thoughts by name; the rows are in service/engine/text/notations.py.
 TOOL_PARSERS = (
@@ -166,8 +166,9 @@ class Settings:
         "Name to serve the model under. None: its folder's name or its hub id.",
     )  # fmt: skip
     model_type: str = _option(
-        "MODEL_TYPE", "--model-type", ModelType(), "lm",
-        "Kind of the model. Only lm, a language model, can be served yet.",
+        "MODEL_TYPE", "--model-type", ModelType(), "auto",
+        "Kind of the model: lm answers, embeddings makes vectors of texts or ranks them. auto: what its own "
+        "files tell.",
     )  # fmt: skip
     context_length: int | None = _option(
         "CONTEXT_LENGTH", "--context-length", Whole(min=16), None,

@@ -31,6 +31,8 @@ from service.protocol import (
     Detokenize,
     Detokenized,
     Downloading,
+    Embed,
+    Embedded,
     Failed,
     FrameSplitter,
     FromEngine,
@@ -41,6 +43,8 @@ from service.protocol import (
     ModelCard,
     Prompt,
     Rejected,
+    Score,
+    Scored,
     Step,
     Submit,
     Text,
@@ -135,6 +139,12 @@ class Engine:
                     JOBS.get(text, tokenize)(self, ticket, text)
                 case Detokenize(ticket, ids):
                     self.send(Detokenized(ticket, bytes(ids).decode()))
+                case Embed(ticket, inputs):
+                    text = text_of(inputs[0])
+                    JOBS.get(text, embed)(self, ticket, text)
+                case Score(ticket, documents=documents):
+                    scores = tuple(float(len(each)) for each in documents)
+                    self.send(Accepted(ticket, 1), Scored(ticket, scores, 1))
                 case Cancel(ticket):
                     self.send(Cancelled(ticket))
 
@@ -263,6 +273,11 @@ def tokenize(engine: Engine, ticket: int, text: str) -> None:
     raw = text.encode()
     pieces = tuple(raw[i : i + 1] for i in range(len(raw)))
     engine.send(Tokenized(ticket, tuple(raw), pieces))
+
+
+def embed(engine: Engine, ticket: int, text: str) -> None:
+    """Say that its bytes are its vector."""
+    engine.send(Accepted(ticket, 1), Embedded(ticket, (text.encode(),), 1))
 
 
 def reject(engine: Engine, ticket: int, text: str) -> None:

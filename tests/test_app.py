@@ -21,7 +21,6 @@ from tests.test_settings import TABLE
 
 # What only the API process reads.
 API_OPTIONS = {
-    "model_type",
     "log_format",
     "log_probes",
     "models_file",

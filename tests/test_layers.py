@@ -26,12 +26,21 @@ ENGINE_ROOMS: dict[str, set[str]] = {
     "model": set(),
     "cache": {"model"},
     "text": {"model"},
+    "embed": {"model", "text"},
     "constrain": {"model", "text"},
     "decoding": {"model", "cache", "text", "constrain"},
     "scheduler": {"model", "cache", "text", "constrain", "decoding"},
 }
 TRAINING_MAY_IMPORT = ENGINE_MAY_IMPORT | {"training"}
-HEAVY = {"mlx", "mlx_lm", "mlx_vlm", "mlx_whisper", "transformers", "huggingface_hub"}
+HEAVY = {
+    "mlx",
+    "mlx_lm",
+    "mlx_embeddings",
+    "mlx_vlm",
+    "mlx_whisper",
+    "transformers",
+    "huggingface_hub",
+}
 
 
 def imported_modules(source: str, module: str) -> Iterator[str]:

@@ -21,6 +21,8 @@ from service.protocol import (
     Detokenize,
     Detokenized,
     Downloading,
+    Embed,
+    Embedded,
     Failed,
     FrameSplitter,
     FromEngine,
@@ -33,6 +35,8 @@ from service.protocol import (
     ModelCard,
     Rejected,
     Sampling,
+    Score,
+    Scored,
     Spent,
     Step,
     Submit,
@@ -110,6 +114,8 @@ TO_ENGINE: list[ToEngine] = [
     Tokenize(5, Text("")),
     Detokenize(6, (5, 7)),
     Detokenize(6, ()),
+    Embed(7, (Text("a"), Tokens((5,))), "query", 64),
+    Score(8, ("a",), ("b", ""), ("query", "documents")),
 ]
 FROM_ENGINE: list[FromEngine] = [
     Loaded(CARD, Budget(1, 2, 3, 4, 5)),
@@ -131,6 +137,8 @@ FROM_ENGINE: list[FromEngine] = [
     Step((FULL_DELTA,)),
     Tokenized(5, (5, 7), (b"a", b"\xff")),
     Detokenized(6, "a\ufffd"),
+    Embedded(7, (b"\x00\xff", b""), 3),
+    Scored(8, (0.5, -1.0), 4),
 ]
 
 

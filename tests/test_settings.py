@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 TABLE: list[tuple[str, str, str, Any, str, str, Any, Any]] = [
     ("model_path", "MODEL_PATH", "--model-path", None, "a/b", "c/d", "a/b", "c/d"),
     ("model_id", "MODEL_ID", "--model-id", None, "a/b", "c", "a/b", "c"),
-    ("model_type", "MODEL_TYPE", "--model-type", "lm", "lm", "lm", "lm", "lm"),
+    ("model_type", "MODEL_TYPE", "--model-type", "auto", "lm", "embeddings", "lm", "embeddings"),
     ("context_length", "CONTEXT_LENGTH", "--context-length", None, "16", "4096", 16, 4096),
     ("warmup", "MLX_WARMUP", "--mlx-warmup", True, "false", "true", False, True),
     (
@@ -144,7 +144,7 @@ BAD = [
     ("--reasoning-parser", "REASONING_PARSER", "qwen", ["mistral", "think"]),
     ("--kv-bits", "KV_BITS", "8.0", ["4", "8"]),
     ("--max-kv-size", "MAX_KV_SIZE", "15", ["x>=16"]),
-    ("--model-type", "MODEL_TYPE", "video", ["lm", "multimodal", "embeddings", "whisper"]),
+    ("--model-type", "MODEL_TYPE", "video", ["auto", "lm", "multimodal", "embeddings", "whisper"]),
     ("--model-alias", "MODEL_ALIASES", "gpt-4", ["NAME=ID"]),
     ("--model-alias", "MODEL_ALIASES", "=gemma", ["NAME=ID"]),
     ("--model-alias", "MODEL_ALIASES", "gpt-4=", ["NAME=ID"]),
@@ -268,12 +268,12 @@ def test_bad_value_in_the_environment(
     ]
 
 
-@pytest.mark.parametrize("kind", ["multimodal", "embeddings", "whisper"])
+@pytest.mark.parametrize("kind", ["multimodal", "whisper"])
 def test_model_type_when_known_but_not_built(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A type that is planned stops the start with a line that says so and names what is served."""
     printed = refusal(["--model-type", kind], capsys)
 
-    assert f"'{kind}' is not built yet; this version serves: lm." in printed
+    assert f"'{kind}' is not built yet; this version serves: auto, lm, embeddings." in printed
     assert "--model-type" in printed
 
 

@@ -328,6 +328,41 @@ def test_questions_about_tokens(journal: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_vectors_and_scores(journal: Path) -> None:
+    """They come whole, or the refusal does, with the input that is at fault; nothing is left behind."""
+    house = House(journal)
+
+    async def scenario() -> None:
+        async with running(house):
+            await until_state(house, R)
+            found = await house.supervisor.embed((Text("hé"),))
+            scored = await house.supervisor.score(("a",), ("b", "cde"), ("query", "documents"))
+            with pytest.raises(InvalidRequest):
+                await house.supervisor.embed((Text("REJECT"),))
+            assert (("hé".encode(),), (1.0, 3.0)) == (found.vectors, scored.scores)
+            assert 0 == house.supervisor.n_owed
+
+    asyncio.run(scenario())
+
+
+def test_end_waits_for_what_is_being_read(journal: Path) -> None:
+    """A request for vectors gets its time to finish, as an answer does, and then its error."""
+    house = House(journal)
+
+    async def scenario() -> None:
+        async with running(house):
+            await until_state(house, R)
+            asking = asyncio.create_task(house.supervisor.embed((Text("SILENT"),)))
+            await asyncio.sleep(0)
+            begun_s = time.monotonic()
+            await house.supervisor.drain(0.2)
+            with pytest.raises(ShuttingDown):
+                await asking
+            assert time.monotonic() - begun_s >= 0.2
+
+    asyncio.run(scenario())
+
+
 def test_question_when_it_is_refused_or_breaks(journal: Path) -> None:
     """The engine's refusal is the caller's error, its fault is ours; neither leaves anything behind."""
     house = House(journal)

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from service.protocol import ModelCard
+from service.protocol import ModelCard, ModelKind
 
 EMBEDDED_FOLDER = Path(__file__).resolve().parent / "embedded"
 EMBEDDED_ID = "local-mlx/gemma-3-demo"
@@ -50,6 +50,8 @@ _FAMILIES = {
     "phimoe": "phi",
     "phixtral": "phi",
     "prism_hadamard_qwen35": "qwen",
+    "xlm-roberta": "roberta",
+    "modernbert": "bert",
 }
 """Those of types whose leading letters are no family's."""
 
@@ -63,6 +65,12 @@ _NAMED_BITS = {
     "pack-quantized": 4,
 }
 """Bits of weights by the name of a method, a mode or a format; where MLX unpacks them, none is here."""
+
+_KINDS: dict[ModelKind, str] = {
+    "lm": "language model",
+    "embeddings": "embedding model",
+    "reranker": "reranking model",
+}
 
 _TEMPLATE_TAG = re.compile(r"\{[%{].*?[%}]\}", re.DOTALL)
 _TOOLS = re.compile(r"\btools\b")
@@ -92,6 +100,7 @@ def read_card(
     created: int,
     template: str | None = None,
     class_defaults: Mapping[str, Any] | None = None,
+    kind: ModelKind = "lm",
 ) -> ModelCard:
     """
     Read the card of the model in *folder*.
@@ -103,6 +112,7 @@ def read_card(
         created: unix seconds of its loading.
         template: the chat template in place of its own; None: its own.
         class_defaults: what the model type's own class takes for settings that `config.json` leaves out.
+        kind: what it shall be served as.
 
     Raises:
         UnfitModel: `config.json` is missing or unreadable, or the configured context length is longer
@@ -122,7 +132,7 @@ def read_card(
             f"its config.json tells no context length, and {own:,} tokens are assumed; "
             "CONTEXT_LENGTH sets another"
         )
-    if not templates:
+    if kind == "lm" and not templates:
         notes.append("it has no chat template: completions are served, chats are refused")
     used = " ".join(_TEMPLATE_TAG.findall(" ".join(templates)))
     bits = list(dict.fromkeys(_weight_bits(folder, config)))
@@ -137,8 +147,9 @@ def read_card(
         knows_tools=_TOOLS.search(used) is not None,
         knows_thinking=_THINKING.search(used) is not None,
         notes=tuple(notes),
+        kind=kind,
     )
-    if folder.resolve() == EMBEDDED_FOLDER:
+    if folder.resolve() == EMBEDDED_FOLDER and kind == "lm":
         return card
     return msgspec.structs.replace(card, description=_description(card, folder, config, bits))
 
@@ -280,8 +291,8 @@ def _description(card: ModelCard, folder: Path, config: Mapping[str, Any], bits:
         f"{'- and '.join(map(str, sorted(bits)))}-bit quantized weights" if bits else "weights"
     )
     known = {"tools": card.knows_tools, "thinking": card.knows_thinking}
-    takes = " and ".join(name for name, is_known in known.items() if is_known)
+    takes = " and ".join(name for name, is_known in known.items() if is_known and card.kind == "lm")
     return (
-        f"{card.id.rpartition('/')[2]}: {config['model_type']} language model running on MLX, "
+        f"{card.id.rpartition('/')[2]}: {config['model_type']} {_KINDS[card.kind]} running on MLX, "
         f"{size_mb:,.1f} MB of {weights}" + (f", made for {takes}" if takes else "")
     )

@@ -22,8 +22,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from service.catalog.card import UnfitModel
+from service.catalog.kind import kind_of
 from service.engine.cache.memory_plan import MemoryPlan, set_limits
 from service.engine.channel import Channel
+from service.engine.embedding import EmbeddingEngine
 from service.engine.model.load import LoadedModel, load, locate
 from service.engine.pulse import Pulse
 from service.engine.scheduler.scheduler import Scheduler
@@ -42,9 +44,11 @@ from service.protocol import (
     Job,
     Load,
     Loaded,
+    ModelKind,
     Rejected,
     Step,
     Submit,
+    ToEngine,
     Tokenize,
     Tokenized,
 )
@@ -78,11 +82,18 @@ def serve(
         pulse: where the threads count what they have done.
     """
     sandbox.install()
-    engine = Engine(channel, leave, pulse or Pulse())
-    threading.Thread(target=engine.read, name="reader", daemon=True).start()
+    reader = _Reader(channel, leave)
+    threading.Thread(target=reader.read, name="reader", daemon=True).start()
     try:
         _download(channel, order)
-        engine.run(load(order), order)
+        if _kind(order) == "lm":
+            engine = Engine(channel, pulse or Pulse())
+            reader.engine = engine
+            engine.run(load(order), order)
+        else:
+            embedding = EmbeddingEngine(channel, pulse or Pulse())
+            reader.engine = embedding
+            embedding.run(order)
     except UnfitModel as error:
         channel.refuse(error)
 
@@ -96,12 +107,39 @@ def _download(channel: Channel, order: Load) -> None:
         locate(order.adapter_path, "ADAPTER_PATH", hear=channel.send)
 
 
-class Engine:
-    """One model's requests, from messages in to messages out."""
+def _kind(order: Load) -> ModelKind:
+    """Return what the model is served as, by its own files where *order* leaves it to them."""
+    return kind_of(locate(order.model_path)[1], order.model_type)
 
-    def __init__(self, channel: Channel, leave: Callable[[int], None], pulse: Pulse) -> None:
+
+class _Reader:
+    """
+    Hands messages over until the API process is gone; then there is nobody left to work for.
+
+    Attributes:
+        engine: who gets them; None: the model is not loaded, and none comes.
+    """
+
+    def __init__(self, channel: Channel, leave: Callable[[int], None]) -> None:
+        self.engine: Engine | EmbeddingEngine | None = None
         self._channel = channel
         self._leave = leave
+
+    def read(self) -> None:
+        """Do so, on a thread that does nothing else."""
+        for message in self._channel.messages():
+            if self.engine is not None:
+                self.engine.take(message)
+        if self.engine is not None:
+            self.engine.close()
+        self._leave(0)
+
+
+class Engine:
+    """One language model's requests, from messages in to messages out."""
+
+    def __init__(self, channel: Channel, pulse: Pulse) -> None:
+        self._channel = channel
         self._inbox: queue.SimpleQueue[_Arrival | Cancel] = queue.SimpleQueue()
         self._pulse = pulse
         self._text_worker = Worker("text worker", pulse.texts)
@@ -109,22 +147,23 @@ class Engine:
         self._open: set[int] = set()  # tickets that came, and neither ended nor were cancelled
         self._memory: MemoryPlan | None = None
 
-    def read(self) -> None:
-        """Hand messages over until the API process is gone; then there is nobody left to work for."""
-        for message in self._channel.messages():
-            if isinstance(message, Submit):
-                self._open.add(message.ticket)
-                job = partial(self._prepare, message, time.monotonic())
-                self._text_worker.put(job)
-            elif isinstance(message, Cancel):
-                self._open.discard(message.ticket)
-                self._inbox.put(message)
-            elif isinstance(message, Tokenize | Detokenize):
-                self._open.add(message.ticket)
-                self._text_worker.put(partial(self._tell, message), is_question=True)
+    def take(self, message: ToEngine) -> None:
+        """Hand *message* on, on the reader's thread."""
+        if isinstance(message, Submit):
+            self._open.add(message.ticket)
+            job = partial(self._prepare, message, time.monotonic())
+            self._text_worker.put(job)
+        elif isinstance(message, Cancel):
+            self._open.discard(message.ticket)
+            self._inbox.put(message)
+        elif isinstance(message, Tokenize | Detokenize):
+            self._open.add(message.ticket)
+            self._text_worker.put(partial(self._tell, message), is_question=True)
+
+    def close(self) -> None:
+        """Write to disk what is to be kept, when there is nobody left to work for."""
         if self._memory:
             self._memory.close()
-        self._leave(0)
 
     def run(self, loaded: LoadedModel, order: Load) -> None:
         """

@@ -49,6 +49,8 @@ from service.protocol import (
     Detokenize,
     Detokenized,
     Downloading,
+    Embed,
+    Embedded,
     Failed,
     FromEngine,
     Heartbeat,
@@ -58,10 +60,14 @@ from service.protocol import (
     LoadFailed,
     Prompt,
     Rejected,
+    Score,
+    Scored,
     Step,
     Submit,
+    Text,
     Tokenize,
     Tokenized,
+    Tokens,
     WarmedUp,
 )
 from service.telemetry import Metrics
@@ -82,7 +88,8 @@ HEIR_S = (
     0.1  # taste: the last words of a process that is gone are there already, and need but be read
 )
 
-_Question = asyncio.Future[Tokenized | Detokenized]
+_Answer = Tokenized | Detokenized | Embedded | Scored
+_Question = asyncio.Future[_Answer]
 
 
 class Supervisor:
@@ -190,9 +197,38 @@ class Supervisor:
         assert isinstance(answer, Detokenized), answer
         return answer.text
 
+    async def embed(
+        self,
+        inputs: tuple[Text | Tokens, ...],
+        prompt_name: str | None = None,
+        dimensions: int | None = None,
+    ) -> Embedded:
+        """
+        Return the vectors of *inputs*, as `Embed` tells of them; to be asked with a permit.
+
+        Raises:
+            ServiceError: as `submit`, or the model can't do this with these inputs.
+        """
+        answer = await self._ask(lambda number: Embed(number, inputs, prompt_name, dimensions))
+        assert isinstance(answer, Embedded), answer
+        return answer
+
+    async def score(
+        self, queries: tuple[str, ...], documents: tuple[str, ...], params: tuple[str, str]
+    ) -> Scored:
+        """
+        Return how well *documents* answer *queries*, as `Score` tells of them; to be asked with a permit.
+
+        Raises:
+            ServiceError: as `submit`, or the model can't read one of them.
+        """
+        answer = await self._ask(lambda number: Score(number, queries, documents, params))
+        assert isinstance(answer, Scored), answer
+        return answer
+
     async def _ask(
-        self, question: Callable[[int], Tokenize | Detokenize]
-    ) -> Tokenized | Detokenized:
+        self, question: Callable[[int], Tokenize | Detokenize | Embed | Score]
+    ) -> _Answer:
         link = self._open_link()
         (number,) = self._take_numbers(1)
         answer: _Question = asyncio.get_running_loop().create_future()
@@ -203,6 +239,7 @@ class Supervisor:
             return await answer
         except asyncio.CancelledError:
             self._cancel(number)
+            self._note_idleness()
             raise
 
     def _take_numbers(self, n: int) -> range:
@@ -386,7 +423,7 @@ class Supervisor:
                 self._metrics.prompt_tokens.inc(n_prompt_tokens)
                 if isinstance(ticket := self._owed.get(number), Ticket):
                     ticket.put(message)
-            case Tokenized(number) | Detokenized(number):
+            case Tokenized(number) | Detokenized(number) | Embedded(number) | Scored(number):
                 question = self._settle(number)
                 if isinstance(question, asyncio.Future) and not question.done():
                     question.set_result(message)
@@ -462,9 +499,9 @@ class Supervisor:
         return waiting
 
     def _note_idleness(self) -> None:
-        """Let `drain` go on if no job is left; before the end nobody waits for that."""
+        """Let `drain` go on if nobody waits for an answer; before the end nobody waits for that."""
         if self.lifecycle.state is State.DRAINING and not any(
-            isinstance(waiting, Ticket) for waiting in self._owed.values()
+            waiting is not None for waiting in self._owed.values()
         ):
             self._is_idle.set()
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from service.protocol import ModelCard
+from service.errors import UnsupportedModelType
+from service.protocol import ModelCard, ModelKind
 
 OWNER = "local-mlx"
 TIER = "3A"
+_DOES: dict[ModelKind, str] = {
+    "lm": "answers: /v1/chat/completions, /v1/responses, /v1/messages and /v1/completions",
+    "embeddings": "makes vectors of texts: /v1/embeddings, /v1/rerank and /v1/score",
+    "reranker": "ranks texts: /v1/rerank and /v1/score",
+}
+KINDS = tuple(_DOES)
 
 
 def entry(card: ModelCard, state: str, aliases: Sequence[str] = ()) -> dict[str, Any]:
@@ -33,8 +40,21 @@ def listing(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"object": "list", "data": list(entries)}
 
 
+def wrong_kind(card: ModelCard, param: str = "model") -> UnsupportedModelType:
+    """Return the error for a request that *card*'s model is not made for; *param* asks for it."""
+    return UnsupportedModelType(f"The model {card.id} {_DOES[card.kind]}.", param=param)
+
+
 def _tags(card: ModelCard) -> list[str]:
     """Return what a client can count on here; what the model alone could do is in its description."""
+    if card.kind != "lm":  # no "tokenize": many such tokenizers drop capitals and spaces for good
+        tags = {
+            "local": True,
+            "embeddings": card.kind == "embeddings",
+            "rerank": True,
+            "quantized": card.quantization_bits is not None,
+        }
+        return [tag for tag, holds in tags.items() if holds]
     can_chat = card.has_chat_template
     tags = {
         "local": True,

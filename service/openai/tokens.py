@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from service.errors import InvalidRequest, RequestTooLarge
-from service.openai import chat, completions, request_fields
+from service.openai import chat, completions, models, request_fields
 from service.protocol import Chat, Job, ModelCard, Prompt, Text, Tokenized, Tokens
 
 # The tokenizer, which all requests share, is not kept busy for long with what no model could read.
@@ -33,9 +33,12 @@ def prompt(body: dict[str, Any], card: ModelCard) -> Prompt:
 
     Raises:
         UnsupportedParameter: the tokens are wanted in a way that is not implemented.
+        UnsupportedModelType: it is a chat, and the model doesn't chat.
         InvalidRequest: it is both, or as `chat.parse`.
     """
     if _is_chat(body):
+        if card.kind != "lm":
+            raise models.wrong_kind(card, param="messages")
         request_fields.refuse(body, NOT_IMPLEMENTED_FOR_CHATS)
         return chat.parse(body, card).jobs[0].prompt
     request_fields.refuse(body, NOT_IMPLEMENTED_FOR_TEXTS)

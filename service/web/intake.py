@@ -25,9 +25,20 @@ from service.fleet.fleet import Fleet
 from service.fleet.served_model import ServedModel
 from service.fleet.supervisor import Supervisor
 from service.fleet.ticket import Ticket
-from service.openai import tokens
+from service.openai import models, tokens
 from service.openai.body import decode_measured, measure
-from service.protocol import Delta, Job, ModelCard, Prompt, Tokenized
+from service.protocol import (
+    Delta,
+    Embedded,
+    Job,
+    ModelCard,
+    ModelKind,
+    Prompt,
+    Scored,
+    Text,
+    Tokenized,
+    Tokens,
+)
 from service.telemetry import Metrics
 from service.web import sse
 from service.web.journal import Visit
@@ -113,15 +124,23 @@ class Intake:
         await asyncio.sleep(0)
         return body
 
-    def card(self, model: str | None) -> ModelCard:
+    def card(self, model: str | None, kinds: tuple[ModelKind, ...] = ("lm",)) -> ModelCard:
         """
         Return the card of the model that a request means by *model*, or by leaving it out.
+
+        Args:
+            model: a name that the model goes by.
+            kinds: those that can do what the request is for.
 
         Raises:
             ModelNotReady: there is none that takes requests.
             ModelNotFound: no model goes by that name.
+            UnsupportedModelType: it is of another kind.
         """
-        return self._fleet.resolve(model)
+        found = self._fleet.resolve(model)
+        if found.kind not in kinds:
+            raise models.wrong_kind(found)
+        return found
 
     def submit(
         self, req: Request, card: ModelCard, jobs: Sequence[Job], priority: int
@@ -161,6 +180,62 @@ class Intake:
         ticket.waited_s = waited_s
         leaving.callback(ticket.close)
         return ticket, await ticket.accepted()
+
+    async def embed(
+        self,
+        req: Request,
+        card: ModelCard,
+        inputs: tuple[Text | Tokens, ...],
+        *,
+        prompt_name: str | None,
+        dimensions: int | None,
+        priority: int,
+    ) -> Embedded:
+        """
+        Return the vectors of *inputs*, in their turn, the smallest *priority* first.
+
+        Raises:
+            ServiceError: no permit is to be had, or no engine, or the model can't take an input.
+        """
+        async with self._permitted(req, card, priority) as supervisor:
+            return await supervisor.embed(inputs, prompt_name, dimensions)
+
+    async def score(
+        self,
+        req: Request,
+        card: ModelCard,
+        queries: tuple[str, ...],
+        documents: tuple[str, ...],
+        *,
+        params: tuple[str, str],
+        priority: int,
+    ) -> Scored:
+        """
+        Return how well *documents* answer *queries*, in their turn, the smallest *priority* first.
+
+        Raises:
+            ServiceError: as `embed`.
+        """
+        async with self._permitted(req, card, priority) as supervisor:
+            return await supervisor.score(queries, documents, params)
+
+    @asynccontextmanager
+    async def _permitted(
+        self, req: Request, card: ModelCard, priority: int
+    ) -> AsyncIterator[Supervisor]:
+        """Wait for a permit, and for the model, and hold both; for what is answered in one piece."""
+        _log.info("Processing text request model=%s endpoint=%s", card.id, req.path)
+        req.scope["exchange"].visit.model = card.id
+        model = self._fleet.of(card)
+        self._fleet.take(model)
+        came_s = time.monotonic()
+        try:
+            with await model.admission.acquire(priority):
+                left_s = came_s + model.admission.timeout_s - time.monotonic()
+                await self._fleet.bring_up(model, left_s)
+                yield model.supervisor
+        finally:
+            self._fleet.leave(model)
 
     async def tokenize(self, card: ModelCard, prompt: Prompt) -> Tokenized:
         """

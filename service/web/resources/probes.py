@@ -27,6 +27,7 @@ class Health:
         now = self._fleet.default.lifecycle
         card = now.healthy_card if self._fleet.is_healthy else None
         is_healthy = card is not None
+        warms_up = card is not None and card.kind == "lm"
         resp.status = 200 if is_healthy else 503
         _render(
             resp,
@@ -35,8 +36,8 @@ class Health:
                 "model_id": card.id if card is not None else None,
                 "model_status": "initialized" if is_healthy else "uninitialized",
                 "models_healthy": is_healthy,
-                "warmup_enabled": now.warmup_enabled if is_healthy else None,
-                "warmup_completed": now.warmup_completed if is_healthy else None,
+                "warmup_enabled": now.warmup_enabled if warms_up else None,
+                "warmup_completed": now.warmup_completed if warms_up else None,
             },
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from falcon.asgi import Request, Response
 
 from service.errors import InvalidRequest
-from service.openai import tokens
+from service.openai import models, tokens
 from service.web.intake import Intake
 
 
@@ -18,7 +18,7 @@ class Tokenize:
     async def on_post(self, req: Request, resp: Response) -> None:
         """Ask the engine, whose tokenizer it is."""
         body = await self._intake.read(req, "tokenize-request")
-        card = self._intake.card(body.get("model"))
+        card = self._intake.card(body.get("model"), models.KINDS)
         found = await self._intake.tokenize(card, tokens.prompt(body, card))
         with_texts = bool(body.get("return_token_strs"))
         self._intake.send(resp, tokens.token_list(card, found, with_texts=with_texts))
@@ -33,7 +33,7 @@ class Detokenize:
     async def on_post(self, req: Request, resp: Response) -> None:
         """Ask the engine; what it calls a prompt are the request's tokens."""
         body = await self._intake.read(req, "detokenize-request")
-        card = self._intake.card(body.get("model"))
+        card = self._intake.card(body.get("model"), models.KINDS)
         try:
             text = await self._intake.detokenize(card, tuple(map(int, body["tokens"])))
         except InvalidRequest as error:

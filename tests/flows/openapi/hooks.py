@@ -16,6 +16,7 @@ KEPT_RESPONSE = "GET /v1/responses/{response_id}"
 MAX_TOKENS = 4
 LIMIT = Draft202012Validator(schemas()["chat-request"]["properties"]["max_tokens"])
 REFUSALS = {
+    "unsupported_model_type",
     "unsupported_parameter",
     "unsupported_content",
     "invalid_json_schema",
@@ -90,7 +91,8 @@ def filter_failure(
     Tell whether *failure* counts.
 
     What a schema cannot say may be refused although the schema holds: a field that is described but
-    not built yet, content that this model cannot read, a form that no answer can be held to, fields
+    not built yet, an endpoint for models of
+    another kind, content that this model cannot read, a form that no answer can be held to, fields
     that contradict each other, a tool call whose arguments are no JSON, and a chat in which nothing is said.
     """
     if not isinstance(failure, RejectedPositiveData) or response.status_code != 400:
