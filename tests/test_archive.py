@@ -3,8 +3,11 @@
 import json
 from typing import Any
 
+import pytest
+
+from service.errors import RequestTooLarge
 from service.openai.response_items import Item
-from service.web.archive import Archive
+from service.web.archive import MAX_CONVERSATION_BYTES, Archive
 
 
 def item(name: str, text: str = "x") -> Item:
@@ -117,3 +120,15 @@ def test_long_conversation_outlives_others() -> None:
 
     assert archive.body("resp_x") is None
     assert ids(archive.led_to("resp_c")) == ["in_a", "out_a", "in_b", "out_b", "in_c"]
+
+
+def test_conversation_that_is_too_long() -> None:
+    """It is refused before anything of it is decoded; what is not so long is there as ever."""
+    archive = Archive()
+    half = "x" * (MAX_CONVERSATION_BYTES // 2)
+    keep(archive, "a", text=half)
+    keep(archive, "b", "resp_a", text=half)
+
+    assert ["in_a", "out_a"] == ids(archive.conversation("resp_a"))
+    with pytest.raises(RequestTooLarge):
+        archive.conversation("resp_b")

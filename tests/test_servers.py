@@ -138,6 +138,15 @@ def test_nonsense_behind_a_request(caplog: pytest.LogCaptureFixture) -> None:
     assert "Traceback" not in caplog.text
 
 
+def test_wish_for_another_protocol() -> None:
+    """It is passed over: the request is answered as any other, and not by a server of web sockets."""
+    head = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    ((status, answer, _),) = asked(head)
+
+    assert 200 == status
+    assert "x-request-id: " in answer.lower()
+
+
 def test_body_that_breaks(caplog: pytest.LogCaptureFixture) -> None:
     """It is refused once, and whoever reads it hears that its client has gone."""
     head = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -11,11 +11,14 @@ from typing import Any
 
 import msgspec
 
+from service.errors import RequestTooLarge
 from service.openai.response_events import Event, Pieces, replay
 from service.openai.response_items import Item
 
 MAX_RESPONSES = 1000
 MAX_BYTES = 64 * 1024 * 1024
+# What a request brings by naming another response is decoded at once, and bounded as what it brings itself.
+MAX_CONVERSATION_BYTES = 16 * 1024 * 1024
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -107,19 +110,35 @@ class Archive:
         return next(item for item in kept.output() if item["id"] == item_id)
 
     def conversation(self, response_id: str) -> list[Item] | None:
-        """Return all that led to a response and what it said, oldest first; None: it isn't kept whole."""
+        """
+        Return all that led to a response and what it said, oldest first; None: it isn't kept whole.
+
+        Raises:
+            RequestTooLarge: as `led_to`.
+        """
         led_to, kept = self.led_to(response_id), self._kept.get(response_id)
         return None if led_to is None or kept is None else [*led_to, *kept.output()]
 
     def led_to(self, response_id: str) -> list[Item] | None:
-        """Return all items that a response answers, oldest first; None: one that it needs isn't kept."""
+        """
+        Return all items that a response answers, oldest first; None: one that it needs isn't kept.
+
+        Raises:
+            RequestTooLarge: together they are larger than any request may be.
+        """
         ids: list[str] = []
         next_id: str | None = response_id
+        n_bytes = 0
         while next_id is not None:
             if next_id not in self._kept:
                 return None
             ids.insert(0, next_id)
+            n_bytes += self._kept[next_id].n_bytes
             next_id = self._kept[next_id].previous_id
+        if n_bytes > MAX_CONVERSATION_BYTES:
+            raise RequestTooLarge(
+                f"The responses before this request are over {MAX_CONVERSATION_BYTES} bytes together."
+            )
         found: list[Item] = []
         for each in ids:
             kept = self._kept[each] = self._kept.pop(each)

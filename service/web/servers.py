@@ -250,6 +250,12 @@ class UvicornProtocol(HttpToolsProtocol):
             last = self.pipeline[0][0] if self.pipeline else answering
             last.keep_alive = False
 
+    def _should_upgrade_to_ws(self) -> bool:
+        return False  # there are none here: the request is one of HTTP as any other
+
+    def _unsupported_upgrade_warning(self) -> None:
+        pass  # whoever asks for another protocol may be answered in this one
+
     def _refuse(self) -> None:
         error = self._refusal or InvalidHttp("What came is no request of HTTP/1.1.")
         url = bytes(getattr(self, "url", b"")).decode("latin-1")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +33,13 @@ def asked(client: httpx.Client, *messages: tuple[str, str], **fields: Any) -> tu
     return found["choices"][0]["message"]["content"], usage["prompt_tokens"], n_cached
 
 
+def is_whole(file: Path) -> bool:
+    """Whether a file has all that was written, which its name is the digest of."""
+    return file.stem == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def test_turns_restarts_and_damage(tmp_path: Path) -> None:
-    """A second turn, a server started anew, and one whose files were damaged meanwhile answer alike."""
+    """A second turn, a server started anew, and one of damaged files answer alike; no end cuts a file."""
     first = ("system", SYSTEM), ("user", "Which port?")
     with running(tmp_path / "log", PREFIX_CACHE_PATH=str(tmp_path / "prefixes")) as live:
         live.wait_until("/readyz", 200)
@@ -43,7 +51,12 @@ def test_turns_restarts_and_damage(tmp_path: Path) -> None:
             second, _, n_cached = asked(client, *turns)
             assert again == (said, n_prompt, n_prompt - 1)
             assert n_cached >= n_prompt - 1
+            for n in range(8):  # so that files wait to be written when the end comes
+                asked(client, ("system", f"{n}. {SYSTEM}"), ("user", "Which port?"), max_tokens=1)
         live.end()
+    files = list((tmp_path / "prefixes").rglob("*.safetensors"))
+    assert files
+    assert all(map(is_whole, files))
     with running(tmp_path / "log2", PREFIX_CACHE_PATH=str(tmp_path / "prefixes")) as live:
         live.wait_until("/readyz", 200)
         with live.client() as client:
@@ -59,6 +72,11 @@ def test_turns_restarts_and_damage(tmp_path: Path) -> None:
         assert "damaged" in live.log_text()
         with live.client() as client:
             assert asked(client, *turns)[::2] == (second, 0)
+            for n in range(8):
+                asked(client, ("system", f"{n}. {SYSTEM}"), ("user", "Which host?"), max_tokens=1)
+        os.kill(live.engine_pid(), signal.SIGKILL)
+        files = list((tmp_path / "prefixes").rglob("*.safetensors"))
+        assert all(is_whole(file) for file in files if not file.name.startswith("unfinished-"))
 
 
 def test_several_answers_read_their_prompt_once(client: httpx.Client) -> None:

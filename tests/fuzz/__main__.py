@@ -32,7 +32,7 @@ from tests.live import UVICORN, LiveServer, running
 
 RECORD_EVERY = 5000
 MAX_AHEAD = 5000  # requests sent behind one that has no answer yet
-TIMEOUT_S = 60
+TIMEOUT_S = 600  # of a machine that does much besides; who waits how long is measured elsewhere
 # A request that lost its `max_tokens` is answered up to the context's end: a short one, many at once.
 SERVER = {"CONTEXT_LENGTH": "256", "MAX_CONCURRENCY": "32", "QUEUE_SIZE": "1000"}
 INTENDED = {503}  # it may be busy, or starting again after a fault that was told already

@@ -27,7 +27,7 @@ from tests.fuzz.record import Row, tell
 from tests.live import UVICORN, LiveServer, running
 
 N_TOKENS = 120
-PATIENCE_S = 60.0  # longer, and a client hangs
+PATIENCE_S = 180.0  # longer, and a client hangs
 STEADY_S = 11.0  # an engine that lived for so long may die again without being given up
 QUESTIONS = ("Hello", "Count to ten.", "What is the sun?", "Tell me a story.")
 ERRORS = {"engine_died", "model_not_ready"}
@@ -44,12 +44,10 @@ class Client:
 
     Attributes:
         seen: how often an answer was right and whole, ended by an error, or wrong.
-        wrong: what was wrong.
     """
 
     def __init__(self, url: str, question: str, *, is_streamed: bool) -> None:
         self.seen: Counter[str] = Counter()
-        self.wrong: list[str] = []
         self._url = url
         self._body = chat(question, max_tokens=N_TOKENS, ignore_eos=True, stream=is_streamed)
         self._expected = ""
@@ -79,7 +77,7 @@ class Client:
 
     def _note_wrong(self, what: str) -> None:
         self.seen["wrong"] += 1
-        self.wrong.append(what[:300])
+        click.echo(f"wrong: {what[:500]}")
 
     def _ask(self) -> tuple[str, str | None]:
         """Return the text, and the code of the error that ended it."""
@@ -137,9 +135,6 @@ def main(times: int, seed: int, out: Path | None) -> None:
         n_hung = sum(thread.is_alive() for thread in threads)
         wrong = left_over(server)
     seen = sum((client.seen for client in clients), Counter[str]())
-    for client in clients:
-        for what in client.wrong:
-            click.echo(what)
     row = Row(
         what=f"The engine is killed {times} times under {len(clients)} clients",
         goal="no wrong answer, no client that hangs",

@@ -118,7 +118,7 @@ def talk(server: LiveServer, number: int, seed: int, patience_s: float) -> tuple
             if how == "half":
                 connection.shutdown(socket.SHUT_WR)
             connection.settimeout(patience_s)
-            return _heard(connection, "HEAD" if pieces[0].startswith(b"HEAD") else "GET")
+            return _heard(connection, "HEAD" if b"".join(pieces).startswith(b"HEAD") else "GET")
         except TimeoutError:
             return (
                 "silence",

@@ -13,6 +13,7 @@ SAMPLE = {
     "mamba": "even",  # a state that padding moves, as jamba's and rwkv7's
     "qwen3_next": "padded",  # gated delta nets beside attention
     "gpt_oss": "padded",  # attention sinks, windows, experts
+    "gemma2": "padded",  # scores in groups, for which mlx-lm's masks of batches lack an axis
     "gemma3n": "padded",  # layers that share keys and values
     "deepseek_v3": "padded",  # latent attention
     "mistral3": "padded",  # a text model inside of another

@@ -32,6 +32,7 @@ from service.catalog.card import (
 )
 from service.engine.model import hub
 from service.engine.model.fold import fold_norms
+from service.engine.model.mend import mend
 from service.protocol import Load, ModelCard, Sampling
 
 _log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ def load(order: Load) -> LoadedModel:
         _adapt(opened.model, order.adapter_path)
     check_numbers(opened.model)
     fold_norms(opened.model)
+    mend(opened.model)
     return opened
 
 
