@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from service.catalog.resolve import Names
-from service.errors import InsufficientMemory, ModelNotReady, QueueTimeout
+from service.errors import InsufficientMemory, ModelNotFound, ModelNotReady, QueueTimeout
 from service.fleet.admission import Admission
 from service.fleet.fleet import MB, Fleet
 from service.fleet.lifecycle import Lifecycle, State
@@ -205,5 +205,9 @@ def test_server_is_healthy_when_all_are_up_that_should_be() -> None:
         await asyncio.sleep(0.01)
         assert not fleet.is_healthy
         assert ["chat"] == [card.id for card in fleet.cards()]
+        with pytest.raises(ModelNotReady):  # it is known, and not a name of nothing
+            fleet.resolve("broken")
+        with pytest.raises(ModelNotFound):
+            fleet.resolve("nobody")
 
     run(scenario)

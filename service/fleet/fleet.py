@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 
 from service.catalog.resolve import Names
-from service.errors import InsufficientMemory, QueueTimeout
+from service.errors import InsufficientMemory, ModelNotFound, QueueTimeout
 from service.fleet.lifecycle import RETRY_AFTER_S, State
 from service.fleet.served_model import ServedModel
 from service.protocol import ModelCard
@@ -89,10 +89,18 @@ class Fleet:
         Return the card of the model that a request means by *name*, or by giving none.
 
         Raises:
-            ModelNotReady: no model takes requests.
+            ModelNotReady: no model takes requests, or the one that is meant doesn't.
             ModelNotFound: none goes by that name.
         """
-        return self._names.resolve(name, self.cards())
+        cards = self.cards()
+        try:
+            return self._names.resolve(name, cards)
+        except ModelNotFound:
+            known = [model.card for model in self.models if model.card is not None]
+            if len(known) == len(cards):
+                raise
+            missed = self._names.resolve(name, known)
+        raise self.of(missed).lifecycle.refusal()
 
     def aliases(self, card: ModelCard) -> list[str]:
         """Return the further names of the model with this *card*."""
