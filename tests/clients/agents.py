@@ -210,6 +210,9 @@ AGENTS = (
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         },
         unattended=("--allowedTools", "Bash"),
+        remarks="Where the context is full, it reads the error for what it is: with 27,250 tokens, "
+        "hardly more than its own prompt, it asked for a summary, and when that was too long as well, "
+        "it said so and ended.",
     ),
     Agent(
         "Codex",

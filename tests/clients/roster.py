@@ -56,6 +56,10 @@ CLIENTS = (
     Client("semantic-kernel", "with_semantic_kernel.py", ("semantic-kernel",)),
     Client("agno", "with_agno.py", ("agno", "openai")),
     Client("crewai", "with_crewai.py", ("crewai",)),
+    Client("dspy", "with_dspy.py", ("dspy",)),
+    Client("mirascope", "with_mirascope.py", ("mirascope[openai]",)),
+    Client("guidance", "with_guidance.py", ("guidance", "openai")),
+    Client("promptfoo", "with_promptfoo.mjs", ("promptfoo",)),
     Client(
         "@langchain/openai",
         "with_langchain_openai.mjs",
