@@ -316,7 +316,7 @@ def test_logprobs_in_chunks_go_on_where_the_last_ended() -> None:
     [
         (["a", "\u00e9", "\U0001d11e", "b"], "a\u00e9\U0001d11eb", [0, 1, 2, 3]),
         ([b"a", b"\xe2", b"\x80", b"\xa6", b"b"], "a\u2026b", [0, 1, 1, 1, 2]),
-        ([b"a", b"\xe2", b"b"], "a\ufffdb", [0, 1, 1]),
+        ([b"a", b"\xe2", b"b"], "a\ufffdb", [0, 1, 2]),
         (["<bos>", "Hi", " you"], "Hi you", [0, 0, 2]),
         (["<bos>", "Hi"], "<bos>Hi", [0, 5]),
         (["Hi", "<eos>"], "Hi", [0, 2]),

@@ -212,6 +212,9 @@ class _Places:
         out = self.text[place : place + len(letters)]
         if out and letters.startswith(out):
             self._place += len(letters)
+        own = piece.decode("utf-8", "replace")
+        if own and out == letters and letters.endswith(own):
+            place += len(letters) - len(own)  # before it stands what is lost of tokens before
         return place
 
 
