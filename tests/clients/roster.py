@@ -59,6 +59,7 @@ CLIENTS = (
     Client("dspy", "with_dspy.py", ("dspy",)),
     Client("mirascope", "with_mirascope.py", ("mirascope[openai]",)),
     Client("guidance", "with_guidance.py", ("guidance", "openai")),
+    Client("inspect-ai", "with_inspect_ai.py", ("inspect-ai", "openai")),
     Client("promptfoo", "with_promptfoo.mjs", ("promptfoo",)),
     Client(
         "@langchain/openai",
