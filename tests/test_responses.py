@@ -496,7 +496,7 @@ def test_item_is_referred_to() -> None:
         ({"input": [CALL, OUTPUT | {"output": [{"type": "input_file"}]}]},
          "input.1.output.0.type", "unsupported_content"),
         ({"input": [CALL | {"arguments": "[]"}]}, "input.0.arguments", "invalid_value"),
-        ({"previous_response_id": "resp_1", "input": [user("Hi"), CALL | {"arguments": "{"}]},
+        ({"previous_response_id": "resp_1", "input": [user("Hi"), CALL | {"arguments": "[1]"}]},
          "input.1.arguments", "invalid_value"),
         ({"input": [{"type": "reasoning", "summary": []}]}, "input", "invalid_prompt"),
         ({"input": [user("Hi")] * (MAX_MESSAGES + 1)}, "input", "invalid_value"),

@@ -121,7 +121,9 @@ class Fleet:
             model.last_used_s = time.monotonic()
             self._wake()
             if model.stay.idle_s is not None:
-                asyncio.get_running_loop().call_later(model.stay.idle_s, self._look_at, model)
+                asyncio.get_running_loop().call_later(
+                    model.stay.idle_s, self._unload_if_idle, model, model.last_used_s
+                )
 
     async def bring_up(self, model: ServedModel, patience_s: float) -> None:
         """
@@ -210,10 +212,10 @@ class Fleet:
         _log.info("Unloading %s: %s.", model.id, reason)
         await model.supervisor.unload(reason)
 
-    def _look_at(self, model: ServedModel) -> None:
-        """Unload *model* if it has been idle for as long as it may be."""
-        idle_s = time.monotonic() - model.last_used_s
-        if model.n_users == 0 and idle_s >= (model.stay.idle_s or 0) and model.has_engine:
+    def _unload_if_idle(self, model: ServedModel, since_s: float) -> None:
+        """Unload *model* if nobody has used it since."""
+        # The moment is compared and no span: a loop's timers may go off a little early.
+        if model.n_users == 0 and model.last_used_s == since_s and model.has_engine:
             self._tasks.add(task := asyncio.create_task(self.unload(model, "nobody asked for it")))
             task.add_done_callback(self._tasks.discard)
 

@@ -12,7 +12,8 @@ import re
 _SLASHES = re.compile(r"/{2,}")
 # Where a route below /v1 begins; a test holds it against the routes.
 _VERSIONED = re.compile(
-    r"(?:/v1)*(?=/(?:chat|completions|responses|messages|models|tokenize|detokenize|estimate)(?:/|$))"
+    r"(?:/v1)*(?=/(?:chat|completions|responses|messages|models|tokenize|detokenize|estimate"
+    r"|embeddings|rerank|score)(?:/|$))"
 )
 
 

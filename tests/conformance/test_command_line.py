@@ -165,7 +165,7 @@ def test_server_that_goes_away_ends_the_run(tmp_path: Path) -> None:
 
     assert run.returncode == 8, run.stdout[-3000:]
     assert verdict_line(run).startswith("engine error: the server went away: ")
-    assert run.stdout.count("FAILED") <= 1
+    assert run.stdout.count("FAILED") <= 3  # those that look at the same answers
     assert report["counts"]["FAIL"] == 0
     assert report["counts"]["ENGINE-ERROR"] > 10
 

@@ -119,7 +119,12 @@ def breaches(source: str) -> list[str]:
 
 
 def _is_of_self(node: ast.AST) -> bool:
-    return isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("self", "cls", "super()")
+    return isinstance(node, ast.Attribute) and ast.unparse(node.value) in (
+        "self",
+        "__self",
+        "cls",
+        "super()",
+    )
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ def test_first_minute(strange_folder: Path) -> None:
             hub.may_finish.set()
             _until(url, lambda body: body["ready"])
             answer = httpx.post(f"{url}/v1/chat/completions", json=HELLO, timeout=30, verify=PLAIN)
+            _until(url, lambda _: b" is ready after " in b"".join(seen))
             screen = b"".join(seen).decode()
 
     downloading = r"the model is being downloaded, \d of \d MB \(\d+%\)"

@@ -31,6 +31,8 @@ REFUSALS = {
 }
 # Fields that are right by themselves, and refused for what stands, or does not stand, in another.
 RELATED = {
+    "function_call",
+    "functions",
     "json_schema",
     "starting_after",
     "stream_options",
