@@ -126,7 +126,7 @@ class ServerPortVariableIgnored(Forgetful):
     variable, kind = "SERVER_PORT", VariableIgnored
 
 
-@breaks("CFG-15", also={"CFG-20", "QUEUE-1"})
+@breaks("CFG-15", also={"CFG-20", "QUEUE-1", "QUEUE-4"})
 class MaxConcurrencyVariableIgnored(Forgetful):
     variable, kind = "MAX_CONCURRENCY", VariableIgnored
 
@@ -136,7 +136,7 @@ class QueueTimeoutVariableIgnored(Forgetful):
     variable, kind = "QUEUE_TIMEOUT", VariableIgnored
 
 
-@breaks("CFG-17", also={"CFG-20", "QUEUE-3"})
+@breaks("CFG-17", also={"CFG-20", "QUEUE-3", "QUEUE-4"})
 class QueueSizeVariableIgnored(Forgetful):
     variable, kind = "QUEUE_SIZE", VariableIgnored
 

@@ -55,7 +55,7 @@ class ModelStatusIsLoading(Miniature):
         return super().health_loading() | {"model_status": "loading"}
 
 
-@breaks("HEALTH-4", also={"HEALTH-8", "HEALTH-11", "HEALTH-14", "PAT-4", "SHAPE-3"})
+@breaks("HEALTH-4", also={"HEALTH-8", "HEALTH-11", "HEALTH-14", "HEALTH-18", "PAT-4", "SHAPE-3"})
 class HealthyIsText(Miniature):
     def health_loaded(self) -> dict[str, Any]:
         return super().health_loaded() | {"models_healthy": "true"}
@@ -103,7 +103,7 @@ class StatusIsDownAt503(Miniature):
         return super().health_loading() | {"status": "down"}
 
 
-@breaks("HEALTH-8", also={"HEALTH-10", "HEALTH-14", "HEALTH-17", "PAT-2"})
+@breaks("HEALTH-8", also={"HEALTH-10", "HEALTH-14", "HEALTH-17", "HEALTH-18", "PAT-2"})
 class HealthyWith503(Miniature):
     def health(self) -> Reply:
         return Reply(503, super().health().body)

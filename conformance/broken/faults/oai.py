@@ -8,7 +8,7 @@ from conformance.broken.fault import breaks
 from conformance.broken.miniature import CHAT, Asked, Miniature, Refused, Reply
 
 
-@breaks("OAI-1", also={"IMG-1", "PARAM-8", "PAT-3", "SHAPE-4", "TOOLS-1", "TOOLS-6"})
+@breaks("OAI-1", also={"IMG-1", "PARAM-8", "PARAM-16", "PAT-3", "SHAPE-4", "TOOLS-1", "TOOLS-6"})
 class MessageWithoutRole(Miniature):
     def complete(self, asked: Asked, body: dict[str, Any]) -> dict[str, Any]:
         found = super().complete(asked, body)
@@ -24,6 +24,7 @@ class MessageWithoutRole(Miniature):
         "PARAM-2",
         "PARAM-8",
         "PARAM-9",
+        "PARAM-16",
         "PAT-3",
         "SHAPE-4",
         "TOOLS-1",

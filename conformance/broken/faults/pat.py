@@ -26,7 +26,7 @@ class FamilyIsNoName(Miniature):
         super().find_model(body)
 
 
-@breaks("PAT-4", also={"RID-6"})
+@breaks("PAT-4", also={"RID-1", "RID-6"})
 class HealthIgnoresTheId(Miniature):
     def given_ids(self, asked: Asked) -> list[str]:
         return [] if asked.path == "/health" else super().given_ids(asked)

@@ -36,7 +36,7 @@ class NoIdOn404(Miniature):
         return [] if reply.status == 404 else super().ids_of(asked, reply)
 
 
-@breaks("RID-4")
+@breaks("RID-4", also={"RID-1"})
 class TwoIdsOnStreams(Miniature):
     def ids_of(self, asked: Asked, reply: Reply) -> list[str]:
         return super().ids_of(asked, reply) * (2 if reply.events else 1)
@@ -54,13 +54,13 @@ class NoIdOn503(Miniature):
         return [] if reply.status == 503 else super().ids_of(asked, reply)
 
 
-@breaks("RID-5")
+@breaks("RID-5", also={"RID-1"})
 class HeaderByExactCase(Miniature):
     def given_ids(self, asked: Asked) -> list[str]:
         return [value for name, value in asked.headers.items() if name == "X-Request-ID"]
 
 
-@breaks("RID-6")
+@breaks("RID-6", also={"RID-1"})
 class IdSharedBetweenRequests(Miniature):
     last_id = ""
 
