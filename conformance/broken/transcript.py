@@ -171,7 +171,8 @@ def _queued(launcher: Launcher) -> Iterator[Pair]:
     """Look at who else takes permits and places, and who gives them back."""
     with _running(launcher, Turned({}, {"MAX_CONCURRENCY": "1", "QUEUE_SIZE": "1"})) as launched:
         server = launched.server
-        yield "whole chats", _crowd_of(server, lambda: server.chat("Hello", max_tokens=40))
+        named = [("X-Request-ID", "probe")]
+        yield "whole chats", _crowd_of(server, lambda: server.chat("Hello", named, max_tokens=40))
         yield "responses", _crowd_of(server, lambda: posted(server, _RESPONSE))
         for _ in range(MANY):
             server.chat("Hello", max_tokens=-1)
@@ -181,13 +182,11 @@ def _queued(launcher: Launcher) -> Iterator[Pair]:
 
 
 def _crowd_of(server: Server, ask: Callable[[], Exchange]) -> str:
-    """Name the statuses of a crowd."""
+    """Name the statuses of a crowd, each with whether the id that was asked for came back."""
     with ThreadPoolExecutor(N_AT_ONCE) as pool:
-        return " ".join(
-            sorted(
-                {str(each.result().status) for each in [pool.submit(ask) for _ in range(N_AT_ONCE)]}
-            )
-        )
+        answers = [each.result() for each in [pool.submit(ask) for _ in range(N_AT_ONCE)]]
+    seen = {f"{each.status} {each.values('x-request-id') == ['probe']}" for each in answers}
+    return " ".join(sorted(seen))
 
 
 def _shown_in_time(server: Server) -> str:
@@ -212,6 +211,11 @@ def _too_large(server: Server) -> Exchange:
         return connection.exchange(server.request("POST", CHAT, headers, b""))
 
 
+_SYSTEMS = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "Hello"},
+    {"role": "system", "content": "Be brief."},
+]
 _ASKS: dict[str, Ask] = {
     **{name: kind.ask for name, kind in KINDS.items()},
     "model, slash encoded": lambda server: server.get(f"/v1/models/{quote(server.model, safe='')}"),
@@ -227,6 +231,7 @@ _ASKS: dict[str, Ask] = {
         f"/v1/models/{quote(server.model, safe='').replace('%2F', '%2f')}"
     ),
     "forged line": lambda server: server.get("/a%0aRequest%20started:%20GET%20/b"),
+    "two systems": lambda server: server.chat("Hello", messages=_SYSTEMS, max_tokens=2),
     "by family": lambda server: server.chat("Hello", model="gemma", max_tokens=2),
     "form": lambda server: server.send(
         server.request("POST", CHAT, [FORM], server.chat_request("Hello", max_tokens=2).body)
