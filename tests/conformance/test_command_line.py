@@ -166,7 +166,8 @@ def test_server_that_goes_away_ends_the_run(tmp_path: Path) -> None:
     assert run.returncode == 8, run.stdout[-3000:]
     assert verdict_line(run).startswith("engine error: the server went away: ")
     assert run.stdout.count("FAILED") <= 3  # those that look at the same answers
-    assert report["counts"]["FAIL"] == 0
+    # Where it dies while /health is watched during a generation, that one check can't tell it from silence.
+    assert report["counts"]["FAIL"] <= 1
     assert report["counts"]["ENGINE-ERROR"] > 10
 
 
