@@ -349,7 +349,7 @@ def _seen(agent: Agent, home: Path, recorder: Recorder, said: str, status: int |
         n_requests=len(lengths) or len(told),
         cached=min((cached / total for _, (total, cached) in pairs), default=None),
         kept=min((min(cached / before, 1) for (before, _), (_, cached) in pairs), default=None),
-        outside=sorted({host.partition(":")[0] for host in recorder.outside}),
+        outside=sorted(map(_shown_host, set(recorder.outside))),
     )
 
 
@@ -392,6 +392,12 @@ def write(results: Mapping[str, Ran]) -> None:
         _, end, after = rest.partition(f"<!-- /{marker} -->")
         page = before + begin + drawn + end + after
     PAGE.write_text(page, "utf-8")
+
+
+def _shown_host(address: str) -> str:
+    """Return the host of *address*; a registry of packages by what it is."""
+    host = address.partition(":")[0]
+    return "a package registry" if host.startswith("registry.") else host
 
 
 def markdown(results: Mapping[str, Ran]) -> str:
