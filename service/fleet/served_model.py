@@ -43,7 +43,7 @@ class ServedModel:
         card_on_disk: what its files say of it before it was ever loaded; None: nobody asks for it before.
 
     Attributes:
-        stay: when it is in memory; an operator may pin it meanwhile.
+        stay: when it is in memory.
         n_users: requests that need it loaded now, waiting ones included.
         last_used_s: when the last of them left, by the monotonic clock.
     """
