@@ -86,5 +86,5 @@ def trials() -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process().children()
-        if "service.engine.constrain.trial" in child.cmdline()
+        if "service.engine.constrain.prover_process" in child.cmdline()
     ]

@@ -17,7 +17,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from service.engine.constrain.grammar import AnswerForm, GrammarBuilder, flaw
 from service.engine.constrain.prover import Prover, TooComplex
 from service.engine.constrain.token_mask import EndOfThoughts, GrammarMask
-from service.engine.model.vocabulary import Vocabulary
+from service.engine.model.vocabulary import Vocabulary, token_id
 from service.engine.text.call_format import formats
 from service.protocol import Chat, Job
 
@@ -71,9 +71,8 @@ class GrammarCompiler:
         self._builder = GrammarBuilder(tokenizer)
         self._vocabulary = vocabulary
         thoughts = formats(tokenizer).thoughts
-        ids = tokenizer.get_vocab()
-        starts = [ids[mark] for mark in thoughts.starts if mark in ids] if thoughts else []
-        self._thoughts_start = starts[0] if starts else None
+        starts = [token_id(tokenizer, mark) for mark in thoughts.starts] if thoughts else []
+        self._thoughts_start = next((start for start in starts if start is not None), None)
         self._thoughts_ends = thoughts.ends if thoughts else ()
         self._turn_ends = sorted(tokenizer.eos_token_ids)
         self._prover = prover

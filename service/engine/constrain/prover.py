@@ -10,9 +10,9 @@ import sys
 import msgspec
 from llguidance import LLTokenizer
 
-from service.engine.constrain.trial import Vocabulary, read_frame, write_frame
+from service.engine.constrain.prover_process import Vocabulary, read_frame, write_frame
 
-COMMAND = (sys.executable, "-m", "service.engine.constrain.trial")
+COMMAND = (sys.executable, "-m", "service.engine.constrain.prover_process")
 PATIENCE_S = 20.0  # taste: wall-clock time for a second's work, on the busiest of machines
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import llguidance
-import llguidance.hf
 from llguidance import LLTokenizer
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import Tokenizer
@@ -32,11 +30,14 @@ class Vocabulary:
     Attributes:
         n_logits: the same.
         n_tokens: ids at or above it are no tokens; at most `n_logits`.
+        max_token_length: the longest token's, in characters as the tokenizer spells them.
         ll_tokenizer: the tokenizer in llguidance's form, for grammars; None where llguidance can't read it.
     """
 
     def __init__(self, tokenizer: TokenizerWrapper, n_logits: int) -> None:
-        n_known = max(tokenizer.get_vocab().values(), default=-1) + 1
+        known = tokenizer.get_vocab()
+        n_known = max(known.values(), default=-1) + 1
+        self.max_token_length = max(map(len, known), default=0)
         self.n_logits = n_logits
         self.n_tokens = min(n_known, n_logits)
         self.ll_tokenizer = _ll_tokenizer(tokenizer, max(n_known, n_logits))
@@ -66,6 +67,12 @@ def special_tokens(tokenizer: TokenizerWrapper) -> dict[int, str]:
     return {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special}
 
 
+def token_id(tokenizer: TokenizerWrapper, text: str) -> int | None:
+    """Return the id of the token that is spelled *text*; None: there is none."""
+    found = tokenizer.convert_tokens_to_ids(text)
+    return None if found is None or found == tokenizer.unk_token_id else int(found)
+
+
 class _LiteralTokenizer:
     """
     A tokenizer as llguidance asks for one, to which a special token spelled out in a text is plain letters.
@@ -73,18 +80,17 @@ class _LiteralTokenizer:
     The model's own would encode the spelling as that special token, which no text of a grammar may become.
 
     Args:
-        tokenizer: the model's own.
+        encoder: a copy of the model's own, which is this one's from now on.
         known: the same in llguidance's form.
     """
 
-    def __init__(self, tokenizer: Any, known: LLTokenizer) -> None:
+    bos_token_id = None
+
+    def __init__(self, encoder: Tokenizer, known: LLTokenizer) -> None:
         self.eos_token_id = known.eos_token
-        self.bos_token_id = tokenizer.bos_token_id
         self.tokens = [known.decode_bytes([i]) for i in range(known.vocab_size)]
         self.special_token_ids = [i for i in range(known.vocab_size) if known.is_special_token(i)]
-        self._encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self._encoder.no_padding()
-        self._encoder.no_truncation()
+        self._encoder = encoder
         self._encoder.encode_special_tokens = True
 
     def __call__(self, text: str) -> list[int]:
@@ -92,13 +98,14 @@ class _LiteralTokenizer:
 
 
 def _ll_tokenizer(tokenizer: TokenizerWrapper, n_tokens: int) -> LLTokenizer | None:
-    own = (
-        tokenizer.get_vocab.__self__
-    )  # whom mlx-lm's wrapper asks, of the type that llguidance wants
     ends = sorted(tokenizer.eos_token_ids)
     try:
-        known = llguidance.hf.from_tokenizer(own, n_vocab=n_tokens, eos_token=ends)
-        literal = llguidance.TokenizerWrapper(_LiteralTokenizer(own, known))
+        # One copy serves both: with 262,144 tokens each takes a second.
+        encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        encoder.no_padding()
+        encoder.no_truncation()
+        known = LLTokenizer(encoder.to_str(), n_vocab=n_tokens, eos_token=ends)
+        literal = llguidance.TokenizerWrapper(_LiteralTokenizer(encoder, known))
         return LLTokenizer(literal, n_vocab=n_tokens, eos_token=ends)
     except Exception:  # not a fast tokenizer, or one that llguidance doesn't know
         _log.warning("answers of this model can't be held to a form", exc_info=True)

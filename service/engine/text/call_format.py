@@ -18,7 +18,7 @@ import msgspec
 from mlx_lm.generate import TextStateMachine
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from service.engine.model.vocabulary import special_tokens
+from service.engine.model.vocabulary import special_tokens, token_id
 from service.engine.text.call_readers import CallReader
 from service.engine.text.notations import (
     CALLS,
@@ -143,16 +143,14 @@ def call_notation(tokenizer: TokenizerWrapper) -> CallNotation | None:
     if name := settings.get("tool_parser"):
         return CALLS[name]
     by_mlx = str(settings.get("tool_parser_type"))
-    return _by_signs(
-        CALLS, chat_templates(tokenizer), tokenizer.get_vocab(), FROM_MLX.get(by_mlx, by_mlx)
-    )
+    return _by_signs(CALLS, tokenizer, FROM_MLX.get(by_mlx, by_mlx))
 
 
 def thought_notation(tokenizer: TokenizerWrapper) -> ThoughtNotation | None:
     """Return how the model marks thoughts; None: it has none, or nobody knows."""
     if name := tokenizer.init_kwargs.get("reasoning_parser"):
         return THOUGHTS[name]
-    return _by_signs(THOUGHTS, chat_templates(tokenizer), tokenizer.get_vocab())
+    return _by_signs(THOUGHTS, tokenizer)
 
 
 def chat_templates(tokenizer: TokenizerWrapper) -> str:
@@ -162,14 +160,17 @@ def chat_templates(tokenizer: TokenizerWrapper) -> str:
 
 
 def _by_signs(
-    notations: Mapping[str, _Notation], templates: str, vocabulary: Collection[str], name: str = ""
+    notations: Mapping[str, _Notation], tokenizer: TokenizerWrapper, name: str = ""
 ) -> _Notation | None:
-    """Return the notation that the *templates* show, else the one of that *name*, else the vocabulary's."""
+    """Return the notation that the templates show, else the one of that *name*, else the vocabulary's."""
+    templates = chat_templates(tokenizer)
     shown = _first(notations, lambda sign: sign in templates)
     if shown is None:
         shown = notations.get(name)
     if shown is None:
-        shown = _first(notations, lambda sign: sign in templates or sign in vocabulary)
+        shown = _first(
+            notations, lambda sign: sign in templates or token_id(tokenizer, sign) is not None
+        )
     return shown
 
 

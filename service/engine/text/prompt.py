@@ -110,7 +110,6 @@ class Prompter:
         self._window = window
         self._model_context_length = model_context_length or context_length
         self._vocabulary = vocabulary
-        self._max_token_length = max(map(len, tokenizer.get_vocab()))  # in characters
         self._template = ChatTemplate(self._tokenizer)
         self._thoughts = formats(tokenizer).thoughts
         self._added = {
@@ -225,8 +224,8 @@ class Prompter:
 
     def _check_length(self, text: str, limit: int | None, param: str) -> None:
         """Refuse a *text* that is too long whatever its tokens are, before it is encoded."""
-        if limit is not None and len(text) > limit * self._max_token_length:
-            raise self._overflow(len(text) // self._max_token_length, param)
+        if limit is not None and len(text) > limit * self._vocabulary.max_token_length:
+            raise self._overflow(len(text) // self._vocabulary.max_token_length, param)
 
     def _render(self, chat: Chat) -> RenderedChat:
         if not self._tokenizer.has_chat_template:

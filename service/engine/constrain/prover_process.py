@@ -1,5 +1,5 @@
 """
-The process in which grammars are tried first: `python -m service.engine.constrain.trial`.
+The process in which grammars are tried first: `python -m service.engine.constrain.prover_process`.
 
 It reads frames from its standard input, the vocabulary first and then one grammar after the other, and
 says of each how that went. Over a grammar that takes too long or too much memory the system ends the
