@@ -24,6 +24,7 @@ from service.web import failures
 from service.web.archive import Archive
 from service.web.cors import Cors
 from service.web.edge import Edge
+from service.web.engine_metrics import EngineMetrics
 from service.web.guard import Guard
 from service.web.intake import Intake
 from service.web.journal import Journal, RouteNote
@@ -59,8 +60,7 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
     names = Names(aliases | dict(settings.model_aliases), settings.any_model_name)
     is_shared = len(plans) > 1
     fleet = Fleet(served, names, models_file.memory_bytes(settings) if is_shared else None)
-    metrics.permits_in_use.set_function(lambda: fleet.n_permits_in_use)
-    metrics.queue_length.set_function(lambda: fleet.n_waiting)
+    metrics.registry.register(EngineMetrics(fleet))
     journal = Journal(metrics, logs_probes=settings.log_probes)
     intake = Intake(fleet, metrics)
     models = Models(fleet)

@@ -40,6 +40,8 @@ from typing import Literal
 import msgspec
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
+# Bounds of what steps take, in seconds: from a small model's token to a large one's prefill (taste).
+STEP_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 ConstraintKind = Literal["json_object", "json_schema", "regex", "choice", "grammar"]
@@ -464,6 +466,57 @@ class Failed(Message, frozen=True):
     is_numerical: bool = False
 
 
+class Generation(Part, frozen=True):
+    """
+    What a language model's engine holds, and what it has counted since it serves.
+
+    Attributes:
+        kv_bytes: of the KV caches of all requests, as they count against the budget.
+        kv_budget_bytes: what they may take together.
+        prefix_bytes: of the prefix cache.
+        prefix_budget_bytes: what that may take.
+        n_prefix_entries: prompts that it knows.
+        n_queried_tokens: tokens of prompts that it was asked for.
+        n_hit_tokens: those of them that it had.
+        n_proposed_tokens: tokens that were guessed ahead and checked.
+        n_accepted_tokens: those of them that the model says as well.
+        n_preemptions: times that a request had to wait again, since the KV cache was full.
+    """
+
+    kv_bytes: int
+    kv_budget_bytes: int
+    prefix_bytes: int
+    prefix_budget_bytes: int
+    n_prefix_entries: int
+    n_queried_tokens: int
+    n_hit_tokens: int
+    n_proposed_tokens: int
+    n_accepted_tokens: int
+    n_preemptions: int
+
+
+class Figures(Part, frozen=True):
+    """
+    What an engine that serves has measured of itself.
+
+    Attributes:
+        active_bytes: of all arrays now, weights included, as MLX counts.
+        peak_bytes: of all arrays, at most.
+        buffer_bytes: kept by MLX for reuse.
+        n_steps: steps by what they took, shape (len(STEP_BUCKETS_S) + 1,): up to each bound, the last ones
+            longer than all.
+        steps_s: what they took together, in seconds.
+        generation: more of a language model; None: the model writes no texts.
+    """
+
+    active_bytes: int
+    peak_bytes: int
+    buffer_bytes: int
+    n_steps: tuple[int, ...]
+    steps_s: float
+    generation: Generation | None = None
+
+
 class Heartbeat(Message, frozen=True):
     """
     What the engine has done until now, told by a thread that does nothing else.
@@ -475,6 +528,7 @@ class Heartbeat(Message, frozen=True):
         n_grammars: forms of answers that its grammar worker is done with.
         has_grammars: it has more of them.
         memory_bytes: the most memory that the process has held.
+        figures: as they were a moment ago; None: it does not serve yet.
     """
 
     n_turns: int
@@ -483,6 +537,7 @@ class Heartbeat(Message, frozen=True):
     n_grammars: int
     has_grammars: bool
     memory_bytes: int
+    figures: Figures | None = None
 
 
 class Downloading(Message, frozen=True):

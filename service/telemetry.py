@@ -7,12 +7,15 @@ written while a request is being served, whoever writes it. `LOG_FORMAT=json` ma
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from importlib import metadata
 
 from prometheus_client import (
     CollectorRegistry,
@@ -22,10 +25,13 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 _SERVERS = ("uvicorn", "gunicorn.error")
+_VERSIONS = {"version": "mlx-tier3a", "mlx": "mlx", "mlx_lm": "mlx-lm"}
 _WAIT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TOKEN_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 _LOOP_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -79,8 +85,31 @@ def configure_logging(level: str, form: str = "text") -> None:
     logging.getLogger("uvicorn.access").disabled = True
 
 
+class BuildInfo(Collector):
+    """Which versions run, as labels of a metric that is always 1."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield it."""
+        versions = {label: _version(name) for label, name in _VERSIONS.items()}
+        labels = {"python": platform.python_version()} | versions
+        family = GaugeMetricFamily(
+            "tier3a_build_info", "Which versions run; always 1.", labels=tuple(labels)
+        )
+        family.add_metric(tuple(labels.values()), 1)
+        yield family
+
+
+@functools.cache
+def _version(distribution: str) -> str:
+    """Return the version of what is installed under that name; empty: nothing is."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 class Metrics:
-    """The counters of one app; names carry their units."""
+    """The counters of one app; names carry their units. Engines have theirs in `web/engine_metrics`."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # it is the library's own way
@@ -101,13 +130,12 @@ class Metrics:
             buckets=(0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
         )  # fmt: skip
         self.prompt_tokens = Counter(
-            "tier3a_prompt_tokens", "Tokens of accepted prompts.", registry=self.registry
+            "tier3a_prompt_tokens", "Tokens of accepted prompts.", ["model"], registry=self.registry
         )
         self.completion_tokens = Counter(
-            "tier3a_completion_tokens",
-            "Tokens of answers that were finished.",
+            "tier3a_completion_tokens", "Tokens of answers that were finished.", ["model"],
             registry=self.registry,
-        )
+        )  # fmt: skip
         self.cached_tokens = Counter(
             "tier3a_cached_prompt_tokens",
             "Tokens of prompts that the prefix cache had.",
@@ -125,26 +153,9 @@ class Metrics:
             "Between two tokens of a request's slowest answer, in the mean.",
             _TOKEN_BUCKETS_S,
         )
-        self.permits_in_use = Gauge(
-            "tier3a_permits_in_use", "Requests that may generate now.", registry=self.registry
-        )
-        self.queue_length = Gauge(
-            "tier3a_queue_length", "Requests that wait for a permit.", registry=self.registry
-        )
         self.streams_broken = Counter(
             "tier3a_streams_broken", "Streams that had begun with 200 and ended with an error event.",
             ["code"], registry=self.registry,
-        )  # fmt: skip
-        self.engine_deaths = Counter(
-            "tier3a_engine_deaths", "Engine processes that ended unasked.", registry=self.registry
-        )
-        self.engine_memory_bytes = Gauge(
-            "tier3a_engine_memory_bytes", "Most memory that the engine process has held.",
-            registry=self.registry,
-        )  # fmt: skip
-        self.cache_faults = Counter(
-            "tier3a_prefix_cache_faults", "Times that the prefix cache on disk was given up.",
-            registry=self.registry,
         )  # fmt: skip
         self.loop_lag_s = Histogram(
             "tier3a_event_loop_lag_seconds", "How late the event loop turned, looked at regularly.",
@@ -156,6 +167,8 @@ class Metrics:
             "Processor time of the event loop between two looks, some 20 ms apart.",
             registry=self.registry, buckets=_LOOP_BUCKETS_S,
         )  # fmt: skip
+
+        self.registry.register(BuildInfo())
 
     def _seconds(
         self, name: str, what: str, buckets: Sequence[float] = _WAIT_BUCKETS_S

@@ -126,13 +126,14 @@ class House:
         return [int(line.split()[1]) for line in self.heard if line.startswith("born")]
 
     @property
-    def n_deaths(self) -> float | None:
+    def n_deaths(self) -> int:
         """Deaths that were counted."""
-        return self._metrics.registry.get_sample_value("tier3a_engine_deaths_total")
+        return self.supervisor.n_deaths
 
     def metric(self, name: str) -> float | None:
         """Return the value of a counter."""
-        return self._metrics.registry.get_sample_value(f"tier3a_{name}_total")
+        labels = {"model": "fake/engine"}
+        return self._metrics.registry.get_sample_value(f"tier3a_{name}_total", labels)
 
     def submit(self, *texts: str) -> Ticket:
         """Send one job for each of *texts*, its last turn."""

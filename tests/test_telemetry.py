@@ -125,10 +125,10 @@ def test_access_log_of_the_server_is_silent(service_logger: logging.Logger) -> N
 def test_metrics_of_two_apps() -> None:
     """Each app counts for itself."""
     first, second = Metrics(), Metrics()
-    first.engine_deaths.inc()
+    first.requests_started.inc()
 
-    assert 1 == first.registry.get_sample_value("tier3a_engine_deaths_total")
-    assert 0 == second.registry.get_sample_value("tier3a_engine_deaths_total")
+    assert 1 == first.registry.get_sample_value("tier3a_requests_started_total")
+    assert 0 == second.registry.get_sample_value("tier3a_requests_started_total")
 
 
 def test_metrics_in_text() -> None:
@@ -142,7 +142,7 @@ def test_metrics_in_text() -> None:
     assert told in text
     assert "_created" not in text
     assert all(name.startswith("tier3a_") for name in names)
-    assert {"tier3a_permits_in_use", "tier3a_queue_length", "tier3a_prompt_tokens_total"} <= names
+    assert {"tier3a_build_info", "tier3a_prompt_tokens_total"} <= names
 
 
 def test_line_as_json(written: io.StringIO) -> None:

@@ -32,6 +32,7 @@ from service.engine.embed.load import load_encoder
 from service.engine.embed.packing import Packer
 from service.engine.embed.plan import StepPlan
 from service.engine.embed.texts import Reading, TextReader
+from service.engine.meter import Meter
 from service.engine.model.load import locate, size_bytes
 from service.engine.pulse import Pulse
 from service.engine.text.prompt import RefusedPrompt
@@ -143,11 +144,16 @@ class EmbeddingEngine:
         self._channel.send(Loaded(loaded.card, Budget(weights, 0, context_length, most, 0)))
         note = "it reads only texts of one length at once, as padding changes its vectors"
         self._channel.send(WarmedUp(None, () if pads else (note,)))
+        meter = Meter(self._pulse)
         while True:
+            if not packer:
+                meter.look()
             self._receive(packer)
             self._pulse.n_turns += 1
             if packer:
+                began_s = time.perf_counter()
                 self._step(packer)
+                meter.note_step(time.perf_counter() - began_s)
 
     def _left_bytes(self, order: Load) -> int:
         """Return what there is beside the weights: in the machine, and by `MEMORY_MB`."""

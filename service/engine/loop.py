@@ -26,6 +26,7 @@ from service.catalog.kind import kind_of
 from service.engine.cache.memory_plan import MemoryPlan, set_limits
 from service.engine.channel import Channel
 from service.engine.embedding import EmbeddingEngine
+from service.engine.meter import Meter, generation
 from service.engine.model.load import LoadedModel, load, locate
 from service.engine.pulse import Pulse
 from service.engine.scheduler.scheduler import Scheduler
@@ -179,11 +180,17 @@ class Engine:
         self._pulse.n_steps = lambda: scheduler.n_steps
         self._channel.send(Loaded(started.loaded.card, started.memory.budget))
         self._channel.send(prove(started, order))
+        scheduler.counts.clear()
+        meter = Meter(self._pulse, lambda: generation(scheduler, started.memory))
         while True:
+            if not scheduler.tickets:
+                meter.look()
             self._take(scheduler)
             self._pulse.n_turns += 1
             if scheduler.tickets:
+                began_s = time.perf_counter()
                 self._step(scheduler)
+                meter.note_step(time.perf_counter() - began_s)
 
     def _prepare(self, submitted: Submit, came_s: float) -> None:
         """Make a prompt of a job, on the text worker."""

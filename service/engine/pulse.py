@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 
 from service.engine.channel import Channel
-from service.protocol import Heartbeat
+from service.protocol import Figures, Heartbeat
 
 BEAT_S = 0.25  # taste: a stall is to be told within a second of its time
 PATIENCE = 2.0  # the supervisor kills after the stall's time; this is for an engine without one
@@ -54,10 +54,12 @@ class Pulse:
         n_steps: tells how many steps the scheduler has begun, those of warm-up included.
         texts: what the text worker does.
         grammars: what the grammar worker does.
+        figures: what the MLX thread measured last; None: it does not serve yet.
     """
 
     def __init__(self) -> None:
         self.n_turns = 0
+        self.figures: Figures | None = None
         self.n_steps: Callable[[], int] = lambda: 0
         self.texts = Tally()
         self.grammars = Tally()
@@ -71,6 +73,7 @@ class Pulse:
             self.grammars.n_done,
             self.grammars.is_busy,
             most_memory_bytes(),
+            self.figures,
         )
 
 

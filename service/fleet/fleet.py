@@ -62,16 +62,6 @@ class Fleet:
         """Whether they do so beyond doubt, their warm-ups over."""
         return all(model.lifecycle.is_ready for model in self.models if not model.stay.is_on_demand)
 
-    @property
-    def n_permits_in_use(self) -> int:
-        """How many requests may generate now."""
-        return sum(model.admission.n_in_use for model in self.models)
-
-    @property
-    def n_waiting(self) -> int:
-        """How many requests wait for a permit."""
-        return sum(model.admission.n_waiting for model in self.models)
-
     def cards(self) -> list[ModelCard]:
         """
         Return the cards of all models that requests may name now.

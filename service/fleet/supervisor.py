@@ -52,6 +52,7 @@ from service.protocol import (
     Embed,
     Embedded,
     Failed,
+    Figures,
     FromEngine,
     Heartbeat,
     Job,
@@ -99,12 +100,17 @@ class Supervisor:
     Args:
         load: what each life is told to load.
         lifecycle: the model's state, moved as the engine's messages come.
-        metrics: where deaths and tokens are counted.
+        metrics: where tokens are counted.
         command: argv of the engine; the number of its socket is appended.
         stall_s: seconds without progress, while there is work, after which it is killed.
         load_s: longest time to load, downloads not counted, in seconds.
         memory_bytes: most memory that it may hold; None: any.
         pauses_s: waits after the first, second and later quick deaths.
+
+    Attributes:
+        n_starts: engine processes that were started.
+        n_deaths: those that ended unasked.
+        n_cache_faults: times that the prefix cache on disk was given up.
     """
 
     def __init__(
@@ -127,6 +133,7 @@ class Supervisor:
         self._load_s = load_s
         self._memory_bytes = memory_bytes
         self._pauses_s = pauses_s
+        self.n_starts = self.n_deaths = self.n_cache_faults = 0
         self._next_number = 1
         # Who waits for an answer, by its number; None: nobody any more, it was cancelled, and the engine
         # has yet to say that it knows.
@@ -152,6 +159,11 @@ class Supervisor:
     def memory_bytes(self) -> int:
         """Most memory that this engine process was seen to hold, as it tells itself."""
         return self._progress.memory_bytes
+
+    @property
+    def figures(self) -> Figures | None:
+        """What the engine that serves has measured of itself; None: there is none."""
+        return self._progress.figures if self.lifecycle.healthy_card is not None else None
 
     def start(self) -> None:
         """Begin the first life, at all or after `unload`; returns at once. Needs a running event loop."""
@@ -242,6 +254,11 @@ class Supervisor:
             self._note_idleness()
             raise
 
+    @property
+    def _model(self) -> str:
+        """The model's name in metrics; empty: it is not known yet."""
+        return self.lifecycle.card.id if self.lifecycle.card is not None else ""
+
     def _take_numbers(self, n: int) -> range:
         """Return *n* numbers that were never used."""
         first = self._next_number
@@ -283,7 +300,7 @@ class Supervisor:
         n_quick_deaths = 0
         while True:
             reason = await self._live()
-            self._metrics.engine_deaths.inc()
+            self.n_deaths += 1
             _log.error("The engine ended: %s", reason)
             if self.lifecycle.state is State.DRAINING:
                 return
@@ -334,6 +351,7 @@ class Supervisor:
         return self._load_failure or fault or _describe_exit(code)
 
     async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
+        self.n_starts += 1
         # A session of its own: a Ctrl-C in the terminal is for us to pass on, by closing the socket.
         return await asyncio.create_subprocess_exec(
             *self._command,
@@ -420,7 +438,7 @@ class Supervisor:
                     self._deliver(delta)
             case Accepted(number, n_prompt_tokens):
                 self._unread.discard(number)
-                self._metrics.prompt_tokens.inc(n_prompt_tokens)
+                self._metrics.prompt_tokens.labels(self._model).inc(n_prompt_tokens)
                 if isinstance(ticket := self._owed.get(number), Ticket):
                     ticket.put(message)
             case Tokenized(number) | Detokenized(number) | Embedded(number) | Scored(number):
@@ -447,20 +465,19 @@ class Supervisor:
                     self.lifecycle.warmed(error, notes)
             case LoadFailed(reason, may_pass):
                 self._load_failure, self._is_hopeless = reason, not may_pass
-            case Heartbeat(memory_bytes=memory_bytes):
+            case Heartbeat():
                 self._progress.hear(message)
-                self._metrics.engine_memory_bytes.set(memory_bytes)
             case Downloading():
                 self._note_download(message)
             case CacheFault(reason):
                 _log.error("The prefix cache is not kept on disk: %s", reason)
-                self._metrics.cache_faults.inc()
+                self.n_cache_faults += 1
 
     def _deliver(self, delta: Delta) -> None:
         if isinstance(ticket := self._owed.get(delta.ticket), Ticket):
             ticket.put(delta)
         if delta.finish_reason is not None:
-            self._metrics.completion_tokens.inc(delta.n_completion_tokens)
+            self._metrics.completion_tokens.labels(self._model).inc(delta.n_completion_tokens)
             self._settle(delta.ticket)
 
     def _close_ticket(self, number: int) -> None:

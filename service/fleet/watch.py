@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from service.protocol import Heartbeat
+from service.protocol import Figures, Heartbeat
 
 LONGEST_LOOK_S = (
     1.0  # between two looks; where more has passed, we ourselves were stopped meanwhile
@@ -60,6 +60,11 @@ class Watch:
     def memory_bytes(self) -> int:
         """The most memory that the engine has held; 0 before its first word."""
         return self._beat.memory_bytes if self._beat is not None else 0
+
+    @property
+    def figures(self) -> Figures | None:
+        """What the engine has measured of itself; None: it does not serve yet."""
+        return self._beat.figures if self._beat is not None else None
 
     def hear(self, beat: Heartbeat) -> None:
         """Take in a heartbeat."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 import struct
 import time
 from collections.abc import Iterator
@@ -206,10 +207,11 @@ def test_client_that_leaves_takes_its_work_along(client: httpx.Client) -> None:
     with pytest.raises(httpx.TimeoutException):
         client.post(EMBEDDINGS, json={"input": [text] * 2048}, timeout=0.2)
     end = time.monotonic() + 20
-    while "permits_in_use 0.0" not in client.get("/metrics").text and time.monotonic() < end:
+    freed = re.compile(r"^tier3a_permits_in_use{.*} 0.0$", re.MULTILINE)
+    while not freed.search(client.get("/metrics").text) and time.monotonic() < end:
         time.sleep(0.05)
 
-    assert "permits_in_use 0.0" in client.get("/metrics").text
+    assert freed.search(client.get("/metrics").text)
     assert embedded(client, input="a")
 
 

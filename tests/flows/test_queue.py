@@ -44,7 +44,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 def gauge(http: httpx.Client, name: str) -> float:
     """Return the value of one metric."""
-    found = re.search(rf"^tier3a_{name} (\S+)$", http.get("/metrics").text, re.MULTILINE)
+    found = re.search(rf"^tier3a_{name}{{.*}} (\S+)$", http.get("/metrics").text, re.MULTILINE)
     assert found is not None
     return float(found.group(1))
 

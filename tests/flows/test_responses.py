@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -297,7 +298,7 @@ def test_cancelled_response_gives_its_place_back(client: httpx.Client, server: L
     assert cancelled.json()["status"] == "cancelled"
     assert json.loads(last.removeprefix("data: "))["response"]["status"] == "cancelled"
     deadline_s = time.monotonic() + 10
-    while "tier3a_permits_in_use 0" not in client.get("/metrics").text:
+    while not re.search(r"^tier3a_permits_in_use{.*} 0", client.get("/metrics").text, re.MULTILINE):
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 from collections.abc import Sequence as Several
 
 from service.engine.decoding.batch import Advance, Batch
+from service.engine.decoding.counts import Counts
 from service.engine.decoding.drafter import Drafter
 from service.engine.decoding.prompt_lookup import PromptLookup
 from service.engine.decoding.sequence import Sequence
@@ -27,15 +28,22 @@ class Speculation:
         max_tokens: most tokens of a guess, at least 1.
         costs: what steps take; shared by all batches of a model.
         drafter: guesses where nothing can be looked up; None: nobody does.
+        counts: where guesses are counted.
     """
 
     def __init__(
-        self, batch: Batch, max_tokens: int, costs: StepCosts, drafter: Drafter | None
+        self,
+        batch: Batch,
+        max_tokens: int,
+        costs: StepCosts,
+        drafter: Drafter | None,
+        counts: Counts,
     ) -> None:
         self._batch = batch
         self._max_tokens = max_tokens
         self._costs = costs
         self._drafter = drafter
+        self._counts = counts
         self._lookups: dict[Sequence, PromptLookup] = {}
         self._began_s = 0.0
         self._drafting_s, self._has_waited = 0.0, False
@@ -123,6 +131,8 @@ class Speculation:
     def _learn(self, guesses: Several[list[int]], advances: Iterable[Advance]) -> None:
         """Tell who guessed how many tokens of each guess were accepted."""
         n_accepted = [each.n_fed - 1 for each in advances]
+        self._counts.n_proposed_tokens += sum(map(len, guesses))
+        self._counts.n_accepted_tokens += sum(n_accepted)
         if self._drafting_s:
             assert self._drafter is not None
             self._drafter.settle(sum(map(len, guesses)), sum(n_accepted))

@@ -13,6 +13,7 @@ import mlx.nn as nn
 
 from service.engine.cache.prefix_cache import Cache
 from service.engine.decoding.batch import Advance, Batch
+from service.engine.decoding.counts import Counts
 from service.engine.decoding.draft_model import DraftModel
 from service.engine.decoding.drafter import Drafter
 from service.engine.decoding.sequence import Sequence
@@ -69,6 +70,7 @@ class Lanes:
         kv_budget_bytes: what the caches of all rows may take together.
         max_tokens_ahead: most tokens of a guess; 0: nothing is guessed.
         draft: guesses what can't be looked up; None: nobody does.
+        counts: where guesses are counted.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Lanes:
         kv_budget_bytes: float,
         max_tokens_ahead: int,
         draft: DraftModel | None = None,
+        counts: Counts | None = None,
     ) -> None:
         self._model = model
         self._bytes_per_token = bytes_per_token
@@ -85,6 +88,7 @@ class Lanes:
         self._bearable_bytes = min(bearable_bytes, kv_budget_bytes * PADDING_SHARE)
         self._max_tokens_ahead = max_tokens_ahead
         self._draft = draft
+        self._counts = counts or Counts()
         self.clear()
 
     def __iter__(self) -> Iterator[Lane]:
@@ -150,7 +154,9 @@ class Lanes:
         batch, speculation = Batch(self._model), None
         if self._max_tokens_ahead:
             drafter = Drafter(self._draft, self._max_tokens_ahead) if self._draft else None
-            speculation = Speculation(batch, self._max_tokens_ahead, self._costs, drafter)
+            speculation = Speculation(
+                batch, self._max_tokens_ahead, self._costs, drafter, self._counts
+            )
         lane = Lane(batch, speculation)
         self._lanes.append(lane)
         return lane

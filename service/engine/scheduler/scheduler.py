@@ -25,6 +25,7 @@ from service.engine.cache.kv import Caches, arrays, extract, n_bytes, trimmable_
 from service.engine.cache.memory_plan import MAX_STEP_TOKENS
 from service.engine.cache.prefix_cache import Cache, Ids, PrefixCache, PrefixHit
 from service.engine.decoding.batch import Advance
+from service.engine.decoding.counts import Counts
 from service.engine.decoding.draft_model import DraftModel
 from service.engine.decoding.sampling import SequenceSampling
 from service.engine.decoding.scoring import NotFiniteError
@@ -87,6 +88,7 @@ class Scheduler:
         sequences: all that are not finished, by ticket, in the order in which they came.
         batching: what is given to the model at once; set while nothing generates.
         n_steps: how many steps were begun.
+        counts: what else is counted.
     """
 
     def __init__(
@@ -114,12 +116,14 @@ class Scheduler:
         self._max_step_tokens = max_step_tokens
         self.context_length = loaded.card.context_length
         self.window = trimmable_below(self._caches.make())
+        self.counts = Counts()
         self._lanes = Lanes(
             loaded.model,
             self._caches.bytes_per_token,
             kv_budget_bytes,
             max_tokens_ahead if self.window > 0 else 0,
             draft,
+            self.counts,
         )
         self._ends = frozenset(loaded.tokenizer.eos_token_ids)
         self._answers = AnswerParser(loaded.tokenizer)
@@ -330,6 +334,9 @@ class Scheduler:
             hit = self._prefixes.find(each.ids)
             if each.begun_s is None:
                 each.n_prefix = hit.n_tokens
+                if self._prefixes.is_on:
+                    self.counts.n_queried_tokens += len(each.ids)
+                    self.counts.n_hit_tokens += hit.n_tokens
             each.cache, each.n_in_cache = hit.cache or self._caches.make(), hit.n_tokens
         else:  # its prompt has been scored
             hit = PrefixHit(each.n_in_cache, each.cache, each.n_in_cache)
@@ -441,11 +448,12 @@ class Scheduler:
 
     def _preempt(self) -> None:
         """Where the caches outgrow their memory, let the sequence that came last wait again."""
-        while self._held_bytes() > self._kv_budget_bytes:
+        while self.held_bytes() > self._kv_budget_bytes:
             holding = [each for each in self.sequences.values() if each.status in HOLDING]
             if len(holding) < 2:
                 return
             _log.info("ticket %d waits: the KV cache is full", holding[-1].ticket)
+            self.counts.n_preemptions += 1
             self._lanes.leave(holding[-1:])
             self._wait_again(holding[-1:])
 
@@ -461,9 +469,9 @@ class Scheduler:
     def _has_room_for(self, sequence: Sequence) -> bool:
         """Whether there is memory for what *sequence* holds at first; alone it always fits."""
         n_tokens = len(sequence.tokens) + min(sequence.max_tokens, HEADROOM_TOKENS)
-        return not self.n_rows or self._held_bytes(n_tokens) <= self._kv_budget_bytes
+        return not self.n_rows or self.held_bytes(n_tokens) <= self._kv_budget_bytes
 
-    def _held_bytes(self, *joining: int) -> int:
+    def held_bytes(self, *joining: int) -> int:
         """Return what the caches of all sequences take, and one of so many tokens that is *joining*."""
         lengths = [len(each.tokens) for each in self._prefills.sequences]
         lengths += self._lanes.lengths(joining)
