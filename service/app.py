@@ -28,6 +28,7 @@ from service.web.engine_metrics import EngineMetrics
 from service.web.guard import Guard
 from service.web.intake import Intake
 from service.web.journal import Journal, RouteNote
+from service.web.keys import Keys
 from service.web.lifespan import Lifespan
 from service.web.opening import Opening
 from service.web.resources.chat import ChatCompletions
@@ -54,6 +55,7 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
     """
     configure_logging(settings.log_level, settings.log_format)
     metrics = Metrics()
+    keys = Keys(settings.api_key, settings.api_keys_file)
     plans = models_file.plans(settings)
     served = [_served(plan, metrics, engine) for plan in plans]
     aliases = {alias: str(plan.settings.model_id) for plan in plans for alias in plan.aliases}
@@ -101,10 +103,8 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
     failures.install(app)
     for path, resource, how in routes:
         app.add_route(path, resource, **how)
-    guard = Guard(settings.api_key, settings.allowed_hosts, settings.allowed_origins)
-    opening = Opening(
-        settings, Terminal(fleet.default.lifecycle, with_key=settings.api_key is not None)
-    )
+    guard = Guard(keys, settings.allowed_hosts, settings.allowed_origins)
+    opening = Opening(settings, Terminal(fleet.default.lifecycle, with_key=keys.are_needed))
     lifespan.edge = Edge(app, journal, guard, Cors(settings.allowed_origins), opening)
     return lifespan.edge
 

@@ -18,7 +18,8 @@ ServiceError
 │   ├── UnsupportedMedia          415  unsupported_media_type
 │   ├── HeadersTooLarge           431  headers_too_large
 │   ├── InvalidHttp               400  invalid_http_request
-│   └── QueueFull                 429  queue_full            + Retry-After
+│   ├── QueueFull                 429  queue_full            + Retry-After
+│   └── RateLimited               429  rate_limit_exceeded   + Retry-After
 └── ServerError (5xx, ours; the message never tells internals)
     ├── InternalError             500  internal_error
     ├── EngineDied                500  engine_died
@@ -193,6 +194,14 @@ class QueueFull(ClientError):
     status = 429
     type = "rate_limit_error"
     code = "queue_full"
+
+
+class RateLimited(ClientError):
+    """The request's key has used what API_KEYS_FILE lets it have in a minute."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
 
 
 class ServerError(ServiceError):

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from service.catalog.kind import kind_of
 from service.fleet.served_model import Stay
 from service.protocol import Load, ModelCard
 from service.settings import BOOT_FAILURE_STATUS, OPTIONS, Seconds, Settings
+from service.tables import line_of
 
 MB = 1_000_000
 SHARE_OF_MACHINE = 2 / 3  # taste: what Metal recommends on most Macs, and room for everything else
@@ -201,7 +201,7 @@ def _in_file(settings: Settings) -> Iterator[_Table]:
         raise BadModels(f"{path.name}: {error}.") from None
     tables = found.pop("model", [])
     for key in found:
-        raise BadModels(f"{path.name}, line {_line(text, 0, key)}: unknown key {key!r}.")
+        raise BadModels(f"{path.name}, line {line_of(text, 'model', 0, key)}: unknown key {key!r}.")
     if not isinstance(tables, list) or not tables:
         raise BadModels(f"{path.name}: it has no [[model]].")
     for number, table in enumerate(tables, 1):
@@ -218,7 +218,7 @@ class _Place:
 
     def at(self, key: str) -> str:
         """Return where *key* stands in it, or the table itself where it has none."""
-        return f"{self.path.name}, line {_line(self.text, self.number, key)}"
+        return f"{self.path.name}, line {line_of(self.text, 'model', self.number, key)}"
 
 
 def _read(settings: Settings, table: Mapping[str, Any], place: _Place) -> _Table:
@@ -276,15 +276,3 @@ def _weights_bytes(folder: Path | None) -> int:
     """Return what the weights in *folder* take; none that aren't on this machine count."""
     files = [] if folder is None else folder.glob("*.safetensors")
     return sum(file.stat().st_size for file in files)
-
-
-def _line(text: str, number: int, key: str) -> int:
-    """Return the line of *key* in the table with this *number*; 0: before all. Else the table's own."""
-    current, own = 0, 1
-    for at, line in enumerate(text.splitlines(), 1):
-        if re.match(r"\s*\[\[\s*model\s*\]\]", line):
-            current += 1
-            own = at if current == number else own
-        elif current == number and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
-            return at
-    return own

@@ -241,6 +241,11 @@ class Settings:
         "API_KEY", "--api-key", Key(), None,
         "Key that all requests but probes must carry, as a bearer token or as x-api-key. None: no key.",
     )  # fmt: skip
+    api_keys_file: str | None = _option(
+        "API_KEYS_FILE", "--api-keys-file", click.STRING, None,
+        "File of keys that open the server as API_KEY does, each with a name and limits, in TOML; "
+        "`tier3a key NAME` makes one. None: no further keys.",
+    )  # fmt: skip
     allowed_origins: tuple[str, ...] = _option(
         "ALLOWED_ORIGINS", "--allowed-origin", Origin(), (),
         "Origins of web pages that may read answers (CORS), such as https://chat.example, or * for all: as a "
@@ -330,6 +335,11 @@ class Settings:
         "DRAIN_TIMEOUT", "--drain-timeout", Seconds(0, 3600), 2.0,
         "Seconds that running answers get to finish when the server is asked to end.",
     )  # fmt: skip
+
+
+def needs_key(settings: Settings) -> bool:
+    """Tell whether requests have to bear a key."""
+    return settings.api_key is not None or settings.api_keys_file is not None
 
 
 def is_loopback(host: str) -> bool:

@@ -142,6 +142,18 @@ class Metrics:
             ["model"],
             registry=self.registry,
         )
+        self.key_requests = Counter(
+            "tier3a_key_requests", "Requests that bore a key with a name.",
+            ["key", "model", "status"], registry=self.registry,
+        )  # fmt: skip
+        self.key_prompt_tokens = Counter(
+            "tier3a_key_prompt_tokens", "Tokens that were read for the bearer of a key.",
+            ["key", "model"], registry=self.registry,
+        )  # fmt: skip
+        self.key_completion_tokens = Counter(
+            "tier3a_key_completion_tokens", "Tokens that were generated for the bearer of a key.",
+            ["key", "model"], registry=self.registry,
+        )  # fmt: skip
         self.queue_s = self._seconds("queue", "From a request's arrival until the engine began it.")
         self.ttft_s = self._seconds(
             "time_to_first_token", "From a request's arrival to its first token."

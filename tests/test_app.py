@@ -36,6 +36,7 @@ API_OPTIONS = {
     "queue_timeout_s",
     "queue_size",
     "api_key",
+    "api_keys_file",
     "model_aliases",
     "any_model_name",
     "allowed_origins",

@@ -11,10 +11,11 @@ from falcon.asgi import App, Request, Response
 
 from service import contracts
 from service.telemetry import Metrics
-from service.web import failures, guard
+from service.web import failures, keys
 from service.web.edge import Edge
 from service.web.guard import MAX_URI_BYTES, Guard
 from service.web.journal import Journal
+from service.web.keys import Keys
 
 OPEN = ["/health", "/livez", "/readyz", "/", "/docs", "/pages/status.js"]
 GUARDED = [
@@ -53,7 +54,9 @@ def ask(
         app: Any = App()
         failures.install(app)
         app.add_sink(Everything().on_get)
-        transport = httpx.ASGITransport(Edge(app, Journal(Metrics()), Guard(key, hosts, origins)))
+        transport = httpx.ASGITransport(
+            Edge(app, Journal(Metrics()), Guard(Keys(key), hosts, origins))
+        )
         async with httpx.AsyncClient(transport=transport) as client:
             raw = [
                 (name.encode(), value.encode() if isinstance(value, str) else value)
@@ -168,7 +171,7 @@ def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> 
     class Spy:
         compare_digest = staticmethod(compare)
 
-    monkeypatch.setattr(guard, "hmac", Spy)
+    monkeypatch.setattr(keys, "hmac", Spy)
     for authorization in ("Bearer wrong", "Bearer k"):
         ask("GET", "/v1/models", {"Authorization": authorization}, key="k")
     ask("GET", "/v1/models", {"Authorization": "Bearer k", "x-api-key": "wrong"}, key="k")
@@ -354,6 +357,6 @@ def test_key_is_looked_at_before_the_body() -> None:
         "type": "http", "method": "POST", "path": "/v1/chat/completions", "raw_path": b"/v1/x",
         "query_string": b"", "headers": [(b"content-length", b"1000000")],
     }  # fmt: skip
-    asyncio.run(Edge(nobody, Journal(Metrics()), Guard(KEY))(scope, receive, send))
+    asyncio.run(Edge(nobody, Journal(Metrics()), Guard(Keys(KEY)))(scope, receive, send))
 
     assert 401 == sent[0]["status"]

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 STOREYS = (
-    {"protocol", "errors", "settings"},
+    {"protocol", "errors", "settings", "tables"},
     {"contracts", "catalog", "telemetry"},
     {"openai"},
     {"anthropic"},

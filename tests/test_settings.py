@@ -53,6 +53,7 @@ TABLE: list[tuple[str, str, str, Any, str, str, Any, Any]] = [
     ("log_format", "LOG_FORMAT", "--log-format", "text", "JSON", "text", "json", "text"),
     ("log_probes", "LOG_PROBES", "--log-probes", True, "false", "true", False, True),
     ("api_key", "API_KEY", "--api-key", None, "k1", "k2", "k1", "k2"),
+    ("api_keys_file", "API_KEYS_FILE", "--api-keys-file", None, "/a", "b", "/a", "b"),
     (
         "allowed_origins",
         "ALLOWED_ORIGINS",

@@ -4,6 +4,7 @@
     tier3a serve [MODEL]       serve it
     tier3a check MODEL         look at it before: files, memory, context, template
     tier3a models              what the hub's cache on this machine holds
+    tier3a key NAME            make a key for API_KEYS_FILE
     tier3a conformance URL     check a live server with the conformance suite
     tier3a bench URL           measure a live server for a moment
 """
@@ -11,6 +12,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +28,7 @@ from service.command import bench
 from service.command.serve import serve
 from service.fleet.supervisor import child_environment
 from service.settings import Settings, command
+from service.web import keys
 
 DISTRIBUTION = "mlx-tier3a"
 
@@ -86,6 +89,21 @@ main.add_command(bench.command)
 def models() -> None:
     """Have a process of the engine's kind list them."""
     sys.exit(_in_engine("service.engine.cached", b""))
+
+
+@main.command(
+    help="Make a key. The lines for API_KEYS_FILE are printed, the key itself to standard error."
+)
+@click.argument("name")
+def key(name: str) -> None:
+    """Print both; the key is kept nowhere."""
+    if not re.fullmatch(keys.NAME, name):
+        raise click.BadParameter(
+            f"{name!r} is not 1 to 64 letters, digits, or any of . _ @ -.", param_hint="NAME"
+        )
+    secret, table = keys.new(name)
+    click.echo(f"The key of {name}, shown only now: {secret}", err=True)
+    click.echo(table)
 
 
 @main.command(

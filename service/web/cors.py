@@ -8,7 +8,11 @@ from typing import Any
 Headers = list[tuple[bytes, bytes]]
 
 _METHODS = b"GET, HEAD, POST, DELETE"
-_EXPOSED = b"X-Request-ID, X-Process-Time, X-Ignored-Fields, Retry-After"
+_EXPOSED = b", ".join((
+    b"X-Request-ID", b"X-Process-Time", b"X-Ignored-Fields", b"Retry-After",
+    b"X-RateLimit-Limit-Requests", b"X-RateLimit-Remaining-Requests", b"X-RateLimit-Reset-Requests",
+    b"X-RateLimit-Limit-Tokens", b"X-RateLimit-Remaining-Tokens", b"X-RateLimit-Reset-Tokens",
+))  # fmt: skip
 _MAX_AGE_S = b"600"  # browsers ask again after as long; taste
 
 

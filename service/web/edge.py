@@ -173,6 +173,7 @@ class Exchange:
                 *(h for h in event.get("headers", ()) if h[0].lower() not in names),
                 *ours,
                 *self._headers,
+                *self.visit.key.limits.headers(),
             ]
         elif event["type"] == "http.response.body":
             self.is_complete = not event.get("more_body", False)
@@ -288,7 +289,7 @@ class Edge:
             if preflight is not None:
                 await exchange.answer(204, preflight)
                 return
-            self._guard.check(exchange.scope)
+            exchange.visit.key = self._guard.check(exchange.scope)
             body = await exchange.body(self._uploads)
             await self._run(exchange, body)
         except ClientGone:

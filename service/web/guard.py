@@ -10,7 +10,6 @@ names pass.
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import logging
 from collections.abc import Collection, Mapping
@@ -24,6 +23,7 @@ from service.errors import (
     UnsupportedMedia,
     UriTooLong,
 )
+from service.web.keys import NO_KEY, Key, Keys
 
 _log = logging.getLogger(__name__)
 
@@ -42,32 +42,32 @@ class Guard:
     Lets requests pass, or refuses them by raising.
 
     Args:
-        api_key: what all but probes and pages must carry; None: nothing.
+        keys: of which all but probes and pages must carry one, if there are any.
         allowed_hosts: further names of this server, in lower case; `*`: any name.
         allowed_origins: whose pages may ask, in lower case; `*`: any page.
     """
 
     def __init__(
         self,
-        api_key: str | None = None,
+        keys: Keys | None = None,
         allowed_hosts: Collection[str] = (),
         allowed_origins: Collection[str] = (),
     ) -> None:
-        self._key = None if api_key is None else api_key.encode()
+        self._keys = keys or Keys()
         self._hosts = frozenset(allowed_hosts)
         self._origins = frozenset(allowed_origins)
-        self._may_be_open = api_key is None
+        self._may_be_open = not self._keys.are_needed
 
-    def check(self, scope: Mapping[str, Any]) -> None:
+    def check(self, scope: Mapping[str, Any]) -> Key:
         """
-        Let the request of an ASGI *scope* pass or raise.
+        Let the request of an ASGI *scope* pass, with the key that it bears, or raise.
 
         Raises:
             UriTooLong: path and query are over MAX_URI_BYTES.
             InvalidRequest: it is of HTTP/1.1 and has no Host header, or several; RFC 9112 wants 400.
             HostNotAllowed: it names another host.
             OriginNotAllowed: it comes from a page that may not ask.
-            Unauthorized: a key is set and this is not it; probes and pages need none.
+            Unauthorized: it bears no key, where one is needed; probes and pages need none.
             UnsupportedMedia: the body is of a type or an encoding that is not read here.
         """
         path = scope.get("raw_path") or scope["path"].encode()
@@ -80,10 +80,11 @@ class Guard:
         self._check_origin(headers)
         if self._may_be_open:
             self._warn_if_open(address)
-        if self._key is not None and not _is_open(scope["path"]):
-            self._check_key(headers)
+        needs_key = self._keys.are_needed and not _is_open(scope["path"])
+        key = self._key_in(headers) if needs_key else NO_KEY
         if scope["method"] in {"POST", "PUT", "PATCH"}:
             _check_media(headers)
+        return key
 
     def _check_host(self, headers: Headers, address: str) -> None:
         host = headers.get("host")
@@ -117,17 +118,14 @@ class Guard:
                 "Reached at %s without an API_KEY: anyone who can reach it may use it.", address
             )
 
-    def _check_key(self, headers: Headers) -> None:
-        assert self._key is not None
+    def _key_in(self, headers: Headers) -> Key:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = [token if scheme.lower() == "bearer" else None, headers.get("x-api-key")]
-        fits = [
-            hmac.compare_digest(key.encode("latin-1"), self._key)
-            for key in given
-            if key is not None
-        ]
-        if not any(fits):
-            raise Unauthorized("A valid API key is required, as a bearer token or as x-api-key.")
+        found = [self._keys.find(each.encode("latin-1")) for each in given if each is not None]
+        for key in found:
+            if key is not None:
+                return key
+        raise Unauthorized("A valid API key is required, as a bearer token or as x-api-key.")
 
 
 def _is_open(path: str) -> bool:

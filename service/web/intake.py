@@ -149,17 +149,27 @@ class Intake:
         Begin to wait for a permit, the smallest *priority* first, and for the model, to send *jobs* down.
 
         Permit and ticket go back when the request has ended; until then the model stays in memory.
+
+        Raises:
+            RateLimited: the request's key has used its limit.
         """
         _log.info("Processing text request model=%s endpoint=%s", card.id, req.path)
         leaving = req.scope["exchange"].leaving
-        visit = req.scope["exchange"].visit
+        visit: Visit = req.scope["exchange"].visit
         visit.model = card.id
+        self._let_in(visit, leaving)
         model = self._fleet.of(card)
         self._fleet.take(model)
         leaving.callback(self._fleet.leave, model)
         submission = Submission(self._accepted(leaving, visit, model, jobs, priority))
         leaving.callback(submission.cancel)
         return submission
+
+    def _let_in(self, visit: Visit, leaving: ExitStack) -> None:
+        """Count a request among those of its key, and its tokens when it leaves."""
+        limits = visit.key.limits
+        limits.admit()
+        leaving.callback(lambda: limits.charge(visit.n_prompt_tokens + visit.n_completion_tokens))
 
     async def _accepted(
         self,
@@ -198,7 +208,9 @@ class Intake:
             ServiceError: no permit is to be had, or no engine, or the model can't take an input.
         """
         async with self._permitted(req, card, priority) as supervisor:
-            return await supervisor.embed(inputs, prompt_name, dimensions)
+            found = await supervisor.embed(inputs, prompt_name, dimensions)
+        req.scope["exchange"].visit.n_read_tokens = found.n_tokens
+        return found
 
     async def score(
         self,
@@ -217,7 +229,9 @@ class Intake:
             ServiceError: as `embed`.
         """
         async with self._permitted(req, card, priority) as supervisor:
-            return await supervisor.score(queries, documents, params)
+            found = await supervisor.score(queries, documents, params)
+        req.scope["exchange"].visit.n_read_tokens = found.n_tokens
+        return found
 
     @asynccontextmanager
     async def _permitted(
@@ -225,7 +239,9 @@ class Intake:
     ) -> AsyncIterator[Supervisor]:
         """Wait for a permit, and for the model, and hold both; for what is answered in one piece."""
         _log.info("Processing text request model=%s endpoint=%s", card.id, req.path)
-        req.scope["exchange"].visit.model = card.id
+        visit: Visit = req.scope["exchange"].visit
+        visit.model = card.id
+        self._let_in(visit, req.scope["exchange"].leaving)
         model = self._fleet.of(card)
         self._fleet.take(model)
         came_s = time.monotonic()

@@ -16,6 +16,7 @@ from falcon.asgi import Request
 
 from service.fleet.ticket import Ticket
 from service.telemetry import Metrics
+from service.web.keys import NO_KEY, Key
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ class Visit:
         route: the template of the route that took it, such as `/v1/models/{model_id}`; empty: none has.
         model: id of the model that it means; empty: none is known yet.
         ticket: what the engine does for it; None: nothing.
+        key: the one that it bears; one of no name if it bears none.
+        n_read_tokens: tokens of what was read for it without a ticket.
     """
 
     method: str
@@ -43,6 +46,18 @@ class Visit:
     route: str = ""
     model: str = ""
     ticket: Ticket | None = None
+    key: Key = NO_KEY
+    n_read_tokens: int = 0
+
+    @property
+    def n_prompt_tokens(self) -> int:
+        """Tokens of all that was read for it."""
+        return self.n_read_tokens + (self.ticket.n_prompt_tokens if self.ticket else 0)
+
+    @property
+    def n_completion_tokens(self) -> int:
+        """Tokens of all that was generated for it, until now."""
+        return self.ticket.n_completion_tokens if self.ticket else 0
 
 
 class RouteNote:
@@ -87,6 +102,8 @@ class Journal:
         """Note a request that has ended, *duration_s* seconds after it came."""
         self._open.discard(visit)
         self._metrics.in_flight.dec()
+        if visit.key.name:
+            self._note_usage(visit, status)
         if self._is_logged(visit):
             _log.info(
                 "Request completed: %s %s status=%d duration=%.3fs",
@@ -113,6 +130,15 @@ class Journal:
             }
         )
         self._observe(visit.model, figures)
+
+    def _note_usage(self, visit: Visit, status: int) -> None:
+        """Note who asked, and for how much."""
+        by, metrics = (visit.key.name, visit.model), self._metrics
+        n_read, n_said = visit.n_prompt_tokens, visit.n_completion_tokens
+        metrics.key_requests.labels(*by, status).inc()
+        metrics.key_prompt_tokens.labels(*by).inc(n_read)
+        metrics.key_completion_tokens.labels(*by).inc(n_said)
+        _log.info("Usage: key=%s prompt_tokens=%d completion_tokens=%d", by[0], n_read, n_said)
 
     def _is_logged(self, visit: Visit) -> bool:
         return self._logs_probes or visit.path not in _WATCHED

@@ -16,7 +16,7 @@ import click
 import uvicorn
 from click.core import ParameterSource
 
-from service.settings import Settings, is_loopback
+from service.settings import Settings, is_loopback, needs_key
 from service.web import servers
 from service.web.terminal import Terminal
 
@@ -54,7 +54,7 @@ class Opening:
         config = servers.uvicorn_of(lifespan_send)
         for variable in unheeded(self._settings, config, os.environ):
             _log.warning("%s is not read here: the server's own options decide.", variable)
-        if config is not None and not is_loopback(config.host) and self._settings.api_key is None:
+        if config is not None and not is_loopback(config.host) and not needs_key(self._settings):
             _log.warning("Listening on %s without an API_KEY: anyone can use it.", config.host)
         self._terminal.start(None if config is None else url_of(config))
         return None

@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from service.contracts import check
+from service.web.keys import hashed
 from tests.live import LiveServer, running
 
 KEY = "sesame"
@@ -25,10 +26,17 @@ LETTERS = {"type": "grammar", "syntax": "regex", "definition": "[a-z]{1,8}"}
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A server with a key, aliases, and a web page that may read its answers."""
+    """A server with a key, three more by file, aliases, and a web page that may read its answers."""
+    folder = tmp_path_factory.mktemp("guarded")
+    tables = [
+        f'[[key]]\nname = "{name}"\nsha256 = "{hashed(name.encode())}"\n{limit}_per_minute = 2\n'
+        for name, limit in (("anna", "requests"), ("ben", "tokens"), ("cat", "requests"))
+    ]
+    (folder / "keys.toml").write_text("".join(tables))
     with running(
-        tmp_path_factory.mktemp("guarded") / "log",
+        folder / "log",
         API_KEY=KEY,
+        API_KEYS_FILE=str(folder / "keys.toml"),
         MODEL_ALIASES="gpt-4=gemma,small=gemma-3-demo,dead=gone",
         ALLOWED_ORIGINS=PAGE,
     ) as live:
@@ -174,6 +182,60 @@ def test_key_is_an_authentication_error(guarded: LiveServer) -> None:
         anthropics = bare.post("/v1/messages", json=MESSAGE).json()["error"]
 
     assert ["authentication_error"] * 2 == [openais["type"], anthropics["type"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "body", "contract"),
+    [
+        ("anna", "/v1/chat/completions", HELLO, "error"),
+        ("cat", "/v1/messages", MESSAGE | {"stream": True}, "messages-error"),
+    ],
+)
+def test_named_key_has_its_limit(
+    guarded: LiveServer, name: str, path: str, body: dict[str, Any], contract: str
+) -> None:
+    """Two requests a minute: the third is refused, with when to come again, and each tells what is left."""
+    with guarded.client(headers={"x-api-key": name}) as client:
+        listed = client.get("/v1/models")
+        answers = [client.post(path, json=body) for _ in range(3)]
+
+    assert [200, 200, 429] == [answer.status_code for answer in answers]
+    left = [each.headers["x-ratelimit-remaining-requests"] for each in (listed, *answers)]
+    assert ["2", "1", "0", "0"] == left
+    refused = answers[2]
+    check(contract, refused.json())
+    assert "rate_limit_error" == refused.json()["error"]["type"]
+    assert 1 <= int(refused.headers["Retry-After"]) <= 30
+    guarded.lines_of(refused.headers["X-Request-ID"])  # what follows is told with the last of them
+    assert 1 == usage(guarded, name, "requests", 'status="429"')
+
+
+def test_tokens_of_a_named_key_are_counted(guarded: LiveServer) -> None:
+    """One request is let in, however long it is; the next waits. Log and metrics tell who used how much."""
+    with guarded.client(headers={"Authorization": "Bearer ben"}) as ben:
+        first = ben.post("/v1/chat/completions", json=HELLO)
+        second = ben.post("/v1/chat/completions", json=HELLO)
+
+    said = first.json()["usage"]
+    guarded.lines_of(second.headers["X-Request-ID"])
+    assert (200, 429) == (first.status_code, second.status_code)
+    assert "2 tokens a minute" in second.json()["error"]["message"]
+    assert said["prompt_tokens"] == usage(guarded, "ben", "prompt_tokens")
+    assert said["completion_tokens"] == usage(guarded, "ben", "completion_tokens")
+    (line,) = (one for one in guarded.lines_of(first.headers["X-Request-ID"]) if "Usage" in one)
+    told = f"key=ben prompt_tokens={said['prompt_tokens']} completion_tokens={said['completion_tokens']}"
+    assert told in line
+
+
+def usage(live: LiveServer, key: str, what: str, label: str = "") -> float:
+    """Return what a metric counts for the bearer of a key, of samples that have *label*."""
+    with live.client(headers={"Authorization": f"Bearer {KEY}"}) as http:
+        page = http.get("/metrics").text
+    return sum(
+        float(line.split()[-1])
+        for line in page.splitlines()
+        if line.startswith(f'tier3a_key_{what}_total{{key="{key}"') and label in line
+    )
 
 
 # ---------------------------------------------------------------- web pages
