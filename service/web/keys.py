@@ -190,7 +190,8 @@ def _read(table: Mapping[str, Any], place: _Place) -> tuple[str, Key]:
         limit = table.get(field, 1)
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise place.fault(field, f"{field!r} is a whole number from 1 on.")
-    return digest, Key(name, Limits(*(table.get(field) for field in _LIMITS)))
+    n_requests, n_tokens = (table.get(field) for field in _LIMITS)
+    return digest, Key(name, Limits(n_requests, n_tokens))
 
 
 def hashed(secret: bytes) -> str:
