@@ -42,6 +42,7 @@ from service.web.resources.probes import Health, Liveness, MetricsPage, Readines
 from service.web.resources.responses import Responses
 from service.web.resources.tokens import Detokenize, Estimate, Tokenize
 from service.web.terminal import Terminal
+from service.web.tracing import tracing
 
 
 def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) -> Edge:
@@ -56,6 +57,7 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
     configure_logging(settings.log_level, settings.log_format)
     metrics = Metrics()
     keys = Keys(settings.api_key, settings.api_keys_file)
+    traces = tracing(settings.otlp_endpoint)
     plans = models_file.plans(settings)
     served = [_served(plan, metrics, engine) for plan in plans]
     aliases = {alias: str(plan.settings.model_id) for plan in plans for alias in plan.aliases}
@@ -97,7 +99,7 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
         ("/docs", pages, {"suffix": "docs"}),
         ("/pages/{name}", pages, {"suffix": "file"}),
     ]
-    lifespan = Lifespan(fleet, metrics, settings.drain_timeout_s)
+    lifespan = Lifespan(fleet, metrics, settings.drain_timeout_s, traces)
     middleware: list[Any] = [lifespan, RouteNote()]
     app = App(middleware=middleware)
     failures.install(app)
@@ -105,7 +107,8 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
         app.add_route(path, resource, **how)
     guard = Guard(keys, settings.allowed_hosts, settings.allowed_origins)
     opening = Opening(settings, Terminal(fleet.default.lifecycle, with_key=keys.are_needed))
-    lifespan.edge = Edge(app, journal, guard, Cors(settings.allowed_origins), opening)
+    cors = Cors(settings.allowed_origins)
+    lifespan.edge = Edge(app, journal, guard, cors, traces, opening)
     return lifespan.edge
 
 

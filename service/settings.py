@@ -72,6 +72,18 @@ class Key(click.types.StringParamType):
         return super().convert(value, param, ctx)
 
 
+class Url(click.ParamType[str]):
+    """The address of another server."""
+
+    name = "URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the address; fails with the forms that one has."""
+        if not re.fullmatch(r"https?://[^/?#@\s]+[^?#\s]*", str(value)):
+            self.fail(f"{value!r} is not http://HOST:PORT or https://HOST.", param, ctx)
+        return str(value)
+
+
 class Listed(click.ParamType[Any]):
     """One of several values, which a variable takes with commas or spaces between."""
 
@@ -236,6 +248,11 @@ class Settings:
     log_probes: bool = _option(
         "LOG_PROBES", "--log-probes", click.BOOL, True,
         "Log requests for /health, /livez, /readyz, /metrics and /status as well.",
+    )  # fmt: skip
+    otlp_endpoint: str | None = _option(
+        "OTEL_EXPORTER_OTLP_ENDPOINT", "--otlp-endpoint", Url(), None,
+        "Address of an OpenTelemetry collector that gets a trace of each request, by OTLP over HTTP. None: "
+        "no traces.",
     )  # fmt: skip
     api_key: str | None = _option(
         "API_KEY", "--api-key", Key(), None,

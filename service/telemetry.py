@@ -30,7 +30,7 @@ from prometheus_client.registry import Collector
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
-_SERVERS = ("uvicorn", "gunicorn.error")
+_SERVERS = ("uvicorn", "gunicorn.error", "opentelemetry")
 _VERSIONS = {"version": "mlx-tier3a", "mlx": "mlx", "mlx_lm": "mlx-lm"}
 _WAIT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TOKEN_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
@@ -68,7 +68,7 @@ class JsonFormatter(logging.Formatter):
 
 def configure_logging(level: str, form: str = "text") -> None:
     """
-    Send the lines of `service`, and of the server that runs it, to standard error; idempotent.
+    Send the lines of `service`, and of the server and libraries around it, to standard error; idempotent.
 
     Args:
         level: the least severe level of ours; a server's own lines come from INFO up.

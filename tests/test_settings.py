@@ -52,6 +52,16 @@ TABLE: list[tuple[str, str, str, Any, str, str, Any, Any]] = [
     ("log_level", "LOG_LEVEL", "--log-level", "INFO", "debug", "ERROR", "DEBUG", "ERROR"),
     ("log_format", "LOG_FORMAT", "--log-format", "text", "JSON", "text", "json", "text"),
     ("log_probes", "LOG_PROBES", "--log-probes", True, "false", "true", False, True),
+    (
+        "otlp_endpoint",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "--otlp-endpoint",
+        None,
+        "http://127.0.0.1:4318",
+        "https://otel.example/x",
+        "http://127.0.0.1:4318",
+        "https://otel.example/x",
+    ),
     ("api_key", "API_KEY", "--api-key", None, "k1", "k2", "k1", "k2"),
     ("api_keys_file", "API_KEYS_FILE", "--api-keys-file", None, "/a", "b", "/a", "b"),
     (
@@ -124,6 +134,8 @@ TABLE: list[tuple[str, str, str, Any, str, str, Any, Any]] = [
 NAMES = [row[0] for row in TABLE]
 
 BAD = [
+    ("--otlp-endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4318", ["http://HOST:PORT"]),
+    ("--otlp-endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT", "http://a b", ["http://HOST:PORT"]),
     ("--context-length", "CONTEXT_LENGTH", "15", ["x>=16"]),
     ("--context-length", "CONTEXT_LENGTH", "many", ["x>=16"]),
     ("--mlx-warmup", "MLX_WARMUP", "maybe", ["true", "false"]),

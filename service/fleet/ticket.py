@@ -18,6 +18,7 @@ class Ticket:
 
     Attributes:
         numbers: its jobs' numbers in the protocol, in the jobs' order.
+        sent_s: when the jobs were sent to the engine, by the monotonic clock.
         waited_s: seconds that the request waited for its permit.
         n_prompt_tokens: tokens of all prompts that were accepted.
         first_s: when the first token came, by the monotonic clock; None: none has come yet.
@@ -26,6 +27,7 @@ class Ticket:
 
     def __init__(self, numbers: range, close: Callable[[int], None]) -> None:
         self.numbers = numbers
+        self.sent_s = time.monotonic()
         self.waited_s = 0.0
         self.n_prompt_tokens = 0
         self.first_s: float | None = None

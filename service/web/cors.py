@@ -10,6 +10,7 @@ Headers = list[tuple[bytes, bytes]]
 _METHODS = b"GET, HEAD, POST, DELETE"
 _EXPOSED = b", ".join((
     b"X-Request-ID", b"X-Process-Time", b"X-Ignored-Fields", b"Retry-After",
+    b"Traceparent",
     b"X-RateLimit-Limit-Requests", b"X-RateLimit-Remaining-Requests", b"X-RateLimit-Reset-Requests",
     b"X-RateLimit-Limit-Tokens", b"X-RateLimit-Remaining-Tokens", b"X-RateLimit-Reset-Tokens",
 ))  # fmt: skip

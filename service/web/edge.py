@@ -35,6 +35,7 @@ from service.web.guard import Guard
 from service.web.journal import Journal, Visit
 from service.web.paths import canonical
 from service.web.request_ids import request_id_in
+from service.web.tracing import Off, Trace, Tracing
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class Exchange:
     Attributes:
         id: the request's id, given or made.
         visit: what is known of it, for the journal.
+        trace: the same for a collector.
         leaving: what is undone when the request leaves, by whatever way.
         status: status code sent; None until then.
         is_complete: the last of the response was handed to the server.
@@ -101,10 +103,12 @@ class Exchange:
         receive: Receive,
         send: Send,
         visit: Visit,
+        trace: Trace,
         headers: Iterable[Header] = (),
     ) -> None:
         self.scope = scope
         self.visit = visit
+        self.trace = trace
         self.id = request_id_in(scope["headers"])
         self.leaving = ExitStack()
         self.status: int | None = None
@@ -174,6 +178,7 @@ class Exchange:
                 *ours,
                 *self._headers,
                 *self.visit.key.limits.headers(),
+                *self.trace.headers,
             ]
         elif event["type"] == "http.response.body":
             self.is_complete = not event.get("more_body", False)
@@ -224,6 +229,7 @@ class Edge:
         journal: told of each request that comes and ends.
         guard: what a request must pass before its body is read.
         cors: which web pages may read answers.
+        tracing: traces each request.
         on_start: told the `send` of the lifespan, before the server opens its socket; returns why it may not
             begin, None if it may.
     """
@@ -234,12 +240,14 @@ class Edge:
         journal: Journal,
         guard: Guard | None = None,
         cors: Cors | None = None,
+        tracing: Tracing | None = None,
         on_start: Callable[[Send], str | None] = servers.limit,
     ) -> None:
         self._app = app
         self._journal = journal
         self._guard = guard or Guard()
         self._cors = cors or Cors()
+        self._tracing = tracing or Off()
         self._on_start = on_start
         self._uploads = Uploads()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -260,7 +268,8 @@ class Edge:
         path = quote(scope["path"])[:MAX_LOGGED_PATH]
         method = scope["method"] if scope["method"] in _KNOWN_METHODS else "OTHER"
         visit = Visit(method, path, time.monotonic())
-        exchange = Exchange(scope, receive, send, visit, self._cors.headers(scope))
+        trace = self._tracing.begin(visit, scope["headers"])
+        exchange = Exchange(scope, receive, send, visit, trace, self._cors.headers(scope))
         scope["exchange"] = exchange
         scope["path"] = canonical(scope["path"])
         task = asyncio.current_task()
@@ -275,6 +284,7 @@ class Edge:
             exchange.see_off()
             status, duration_s = exchange.status or CLIENT_GONE, exchange.duration_s
             self._journal.note(visit, exchange.id, status, duration_s)
+            trace.end(visit, exchange.id, status)
             request_id.reset(token)
             self._tasks.discard(task)
 

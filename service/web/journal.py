@@ -20,7 +20,7 @@ from service.web.keys import NO_KEY, Key
 
 _log = logging.getLogger(__name__)
 
-_WATCHED = frozenset({"/health", "/livez", "/readyz", "/metrics", "/status"})
+WATCHED = frozenset({"/health", "/livez", "/readyz", "/metrics", "/status"})
 N_KEPT = 50  # taste: what a person scrolls through
 
 
@@ -141,7 +141,7 @@ class Journal:
         _log.info("Usage: key=%s prompt_tokens=%d completion_tokens=%d", by[0], n_read, n_said)
 
     def _is_logged(self, visit: Visit) -> bool:
-        return self._logs_probes or visit.path not in _WATCHED
+        return self._logs_probes or visit.path not in WATCHED
 
     def last(self) -> list[dict[str, Any]]:
         """Return the last requests that an engine worked on, the newest first."""

@@ -24,6 +24,7 @@ from service.telemetry import Metrics
 from service.web import descriptors
 from service.web.edge import Edge
 from service.web.loop_lag import LoopLag
+from service.web.tracing import Tracing
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Lifespan:
         fleet: its models are started and stopped here.
         metrics: where the lag of the event loop is noted.
         drain_s: seconds that running answers get when the end is asked for.
+        tracing: closed in the end.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class Lifespan:
         fleet: Fleet,
         metrics: Metrics,
         drain_s: float,
+        tracing: Tracing,
     ) -> None:
         self.edge: Edge | None = None
         self._lag = LoopLag(metrics)
         self._next_look: asyncio.TimerHandle | None = None
         self._drain_s = drain_s
         self._fleet = fleet
+        self._tracing = tracing
         self._draining: list[asyncio.Task[None]] = []
         self._servers_own: dict[signal.Signals, Any] = {}
 
@@ -75,6 +79,7 @@ class Lifespan:
         for task in self._draining:
             task.cancel()
         await self._fleet.stop()
+        await asyncio.to_thread(self._tracing.close)
 
     def _listen_for_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         """Put our ear before the server's own handlers, which still run."""
