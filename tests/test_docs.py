@@ -282,7 +282,7 @@ def test_variables_that_pages_name_are_settings() -> None:
     """A unit of systemd, probes and agents can be copied: their files are sound, and name what there is."""
     variables = {option.metadata["env"] for option in OPTIONS}
     (unit,) = blocks("service/RUNNING.md", "ini")
-    (probes,) = blocks("service/RUNNING.md", "yaml")
+    probes, _ = blocks("service/RUNNING.md", "yaml")
     (agent,) = blocks("service/MAC.md", "xml")
     read = configparser.RawConfigParser(strict=False)
     read.read_string(unit)

@@ -72,6 +72,16 @@ def test_page_tells_of_metrics_that_there_are() -> None:
     assert set() == told - LABELS.keys() - histograms
 
 
+def test_job_of_the_page_is_that_of_the_rules() -> None:
+    """A rule asks whether the job is up, by the name that the page gives it."""
+    (block,) = re.findall(r"^```yaml\n(rule_files.*?)^```$", RUNNING, re.MULTILINE | re.DOTALL)
+    page = yaml.safe_load(block)
+    asked = {job for _, query in of_rules() for job in re.findall(r'job="(\w+)"', query)}
+
+    assert ["alerts.yml"] == page["rule_files"]
+    assert asked == {each["job_name"] for each in page["scrape_configs"]}
+
+
 def test_dashboard_is_one_that_can_be_imported() -> None:
     """Its panels have ids of their own and don't overlap, and it brings no data source of ours."""
     places = {
