@@ -1,7 +1,7 @@
 """One answer of each kind that a server gives, asked for once and shared by the checks."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -92,10 +92,15 @@ OTHERS = [name for name in KINDS if name not in ERRORS]
 
 
 class Answers:
-    """The answers of one server by kind; each is asked for when it is first wanted."""
+    """
+    The answers of one server by kind; each is asked for when it is first wanted.
 
-    def __init__(self, server: Server) -> None:
+    *assumed* is what the model to ask can do, whatever its tags say.
+    """
+
+    def __init__(self, server: Server, assumed: Iterable[str] = ()) -> None:
         self._server = server
+        self._assumed = frozenset(assumed)
         self._known: dict[str, Exchange | NoAnswer] = {}
         self._n_questions = 0
 
@@ -148,18 +153,25 @@ class Answers:
         """
         Return the model to ask for what the tags in *capability* promise.
 
-        That is the model of --model if it has them, or else the first listed that has them. Where
-        none has, the check doesn't apply. Without a capability any model that can chat will do.
+        That is the model to ask in general if it has them, by its tags or by --assume, or else the
+        first listed that has them. Where none has, the check doesn't apply. Without a capability
+        any model that can chat will do.
         """
         chosen = self._server.model
         if not capability:
             return chosen
         wanted = set(capability.split(", "))
-        tagged = [each for each in self._models() if wanted <= tags_of(each)]
+        if wanted <= self._assumed:
+            return chosen
+        tagged = [each for each in self._models() if wanted <= self._tags_of(each)]
         ids = [str(each.get("id")) for each in tagged]
         if not ids:
             inapplicable(f"no model is tagged {capability!r}")
         return chosen if chosen in ids else ids[0]
+
+    def _tags_of(self, model: dict[str, object]) -> set[str]:
+        """Return a listed model's tags, and what is assumed where it is the one to ask."""
+        return tags_of(model) | (self._assumed if model.get("id") == self._server.model else set())
 
     def _models(self) -> list[dict[str, object]]:
         models = self.truly_of("models").fields().get("data")
@@ -169,7 +181,7 @@ class Answers:
 
     def demand_chat(self) -> None:
         """Let the check not apply where every model says that it makes something else of texts."""
-        tags = [tags_of(each) for each in self._models()]
+        tags = [self._tags_of(each) for each in self._models()]
         if tags and all("chat" not in each and not OTHER_WORK.isdisjoint(each) for each in tags):
             inapplicable("no model chats")
 

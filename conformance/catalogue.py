@@ -24,9 +24,13 @@ PROFILES = {
     "startup": "a server watched from its first moment",
     "managed": "a server that the suite starts, turning its environment and flags",
     "openai": "the OpenAI surface and Anthropic's messages, by what the models' tags promise",
+    "openai-api": "what clients of OpenAI's need of any server, and nothing that Tier 3A adds",
     "stress": "health and ids under load, bounded",
     "log": "what the file of --server-log shows; added by that option",
 }
+# Where the checks of OpenAI's surface belong, and those of what any client needs first.
+SURFACE = ("openai", "openai-api")
+OF_ANY = ("wire", "openai-api")
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,11 @@ def load() -> dict[str, Requirement]:
                 raise ValueError(f"{path.name}: {row.id} needs either profiles or a reason")
             rows[row.id] = row
     return rows
+
+
+def capabilities() -> set[str]:
+    """Return the tags that rows depend upon."""
+    return {tag for row in load().values() for tag in row.capability.split(", ") if tag}
 
 
 @functools.cache

@@ -40,6 +40,7 @@ OPTIONS = {
     "--base-url": "the server to test, such as http://127.0.0.1:8000 (or TIER3A_BASE_URL)",
     "--launch": "command with {port} that starts an instance of the server",
     "--profile": f"what to test, repeatable: {', '.join(PROFILES)} (default wire)",
+    "--assume": "capabilities of the model to ask that its tags don't tell, such as tools,json_schema",
     "--api-key": "sent as a bearer token with each request",
     "--model": "the model to ask; by default the first listed that can chat",
     "--timeout": "seconds allowed for one exchange (default 10)",
@@ -55,6 +56,7 @@ OPTIONS = {
     "--badge": "write its verdict as an SVG badge",
 }
 N_LAST_QUESTIONS = 2
+REPEATABLE = {"--profile", "--assume"}
 SWITCHES = {"--strict", "--insecure"}
 WRITERS = ("report_json", "report_html", "report_md", "badge")
 SESSION = pytest.StashKey[Session]()
@@ -65,7 +67,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the suite's options; one that a plugin has claimed already is used as it is there."""
     group = parser.getgroup("conformance", "conformance of a Tier 3A server")
     for name, text in OPTIONS.items():
-        action = "append" if name == "--profile" else "store"
+        action = "append" if name in REPEATABLE else "store"
         action = "store_true" if name in SWITCHES else action
         dest = name[2:].replace("-", "_")
         with contextlib.suppress(ValueError, argparse.ArgumentError):

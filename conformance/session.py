@@ -16,7 +16,7 @@ from conformance.serverlog import ServerLog
 from conformance.start import COARSE_STEP_S, READY_WITHIN_S, STEP_S, Start, is_starting
 
 TIMEOUT_S = 10.0
-NEEDS_READY = {"wire", "openai", "stress"}
+NEEDS_READY = {"wire", "openai", "openai-api", "stress"}
 HELD_BACK = {"notready"}
 NEEDS_LAUNCH = {"startup", "managed"}
 
@@ -34,6 +34,7 @@ class Session:
             where no URL was given.
         start: what was seen of a start, where there was one to see.
         log: the log that --server-log names.
+        assumed: what --assume says that the model to ask can do, whatever its tags say.
         journal: the exchanges of this run, with all instances.
         is_ready: whether it became ready in the time of one exchange.
     """
@@ -47,6 +48,7 @@ class Session:
         self._tls = _tls(option("cacert"), is_insecure=bool(option("insecure")))
         self._api_key = str(option("api_key") or "")
         self._model = str(option("model") or "")
+        self.assumed = _assumed(option("assume"))
         self.command = str(option("launch") or "")
         self.url = str(option("base_url") or os.environ.get("TIER3A_BASE_URL") or "")
         if not self.url and not self.command:
@@ -82,7 +84,7 @@ class Session:
     def _use(self, server: Server) -> None:
         self.server = server
         self.url = server.url
-        self.answers = Answers(server)
+        self.answers = Answers(server, self.assumed)
 
     def open(self) -> None:
         """
@@ -153,12 +155,29 @@ class Session:
 
 
 def _profiles(asked: object) -> list[str]:
-    names = [str(name) for name in asked] if isinstance(asked, list) else []
+    names = _list(asked)
     for name in names:
         if name not in catalogue.PROFILES:
             known = ", ".join(catalogue.PROFILES)
             raise pytest.UsageError(f"--profile {name}: unknown; there are {known}")
     return list(dict.fromkeys(names)) or ["wire"]
+
+
+def _assumed(given: object) -> list[str]:
+    """Return the capabilities in *given*, each once."""
+    words = [each.strip() for group in _list(given) for each in group.split(",")]
+    known = catalogue.capabilities()
+    for word in words:
+        if word not in known:
+            raise pytest.UsageError(
+                f"--assume {word}: unknown; there are {', '.join(sorted(known))}"
+            )
+    return list(dict.fromkeys(words))
+
+
+def _list(given: object) -> list[str]:
+    """Return what a repeatable option was given."""
+    return [str(each) for each in given] if isinstance(given, list) else []
 
 
 def _seconds(name: str, given: object) -> float:

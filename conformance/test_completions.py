@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from conformance.answers import Answers, Question
-from conformance.catalogue import Requirement
+from conformance.catalogue import SURFACE, Requirement
 from conformance.client import Exchange
 from conformance.openai_shapes import chunks, framing_problem, is_count, usage_chunk_problem
 from conformance.questions.chat import BOUND, N_CHOICES
@@ -85,7 +85,7 @@ def lists_of(answers: Answers, question: Question) -> dict[str, Any]:
     return found
 
 
-@requirement("COMPL-1", profile="openai")
+@requirement("COMPL-1", profile=SURFACE)
 def test_completion_has_its_shape(demand: Requirement, answers: Answers) -> None:
     """A completion is what OpenAI's older clients expect."""
     answer = answers.to(COMPLETED["whole"])
@@ -95,7 +95,7 @@ def test_completion_has_its_shape(demand: Requirement, answers: Answers) -> None
 
 
 @pytest.mark.parametrize("aspect", STREAM_ASPECTS)
-@requirement("COMPL-2", profile="openai")
+@requirement("COMPL-2", profile=SURFACE)
 def test_stream_has_its_shape(demand: Requirement, answers: Answers, aspect: str) -> None:
     """A stream is pieces of text under one id."""
     answer = answers.to(COMPLETED["streamed"])
@@ -104,7 +104,7 @@ def test_stream_has_its_shape(demand: Requirement, answers: Answers, aspect: str
     check(demand, not problem, f"{aspect}: {problem}", answer)
 
 
-@requirement("COMPL-2", profile="openai")
+@requirement("COMPL-2", profile=SURFACE)
 def test_stream_ends_with_usage(demand: Requirement, answers: Answers) -> None:
     """Where it is asked for, a last chunk without choices carries the usage."""
     answer = answers.to(COMPLETED["streamed"])
@@ -116,7 +116,7 @@ def test_stream_ends_with_usage(demand: Requirement, answers: Answers) -> None:
 
 
 @pytest.mark.parametrize("form", LISTS)
-@requirement("COMPL-3", profile="openai")
+@requirement("COMPL-3", profile=SURFACE)
 def test_each_prompt_has_its_choices(demand: Requirement, answers: Answers, form: str) -> None:
     """Whoever sends several prompts finds out by the index which one a choice belongs to."""
     answer = answers.to(LISTS[form])
@@ -136,7 +136,7 @@ def test_each_prompt_has_its_choices(demand: Requirement, answers: Answers, form
 
 
 @pytest.mark.parametrize("form", TOKENS)
-@requirement("COMPL-4", profile="openai")
+@requirement("COMPL-4", profile=SURFACE)
 def test_token_ids_are_completed(demand: Requirement, answers: Answers, form: str) -> None:
     """A prompt that is tokens already is taken as it is."""
     answer = answers.to(TOKENS[form])
@@ -147,7 +147,7 @@ def test_token_ids_are_completed(demand: Requirement, answers: Answers, form: st
 
 
 @pytest.mark.parametrize("wrong", NO_TOKENS)
-@requirement("COMPL-4", profile="openai")
+@requirement("COMPL-4", profile=SURFACE)
 def test_unknown_token_ids_are_refused(demand: Requirement, answers: Answers, wrong: str) -> None:
     """A number that no token has is told, before a model reads beyond its table."""
     answer = answers.to(NO_TOKENS[wrong])
@@ -157,7 +157,7 @@ def test_unknown_token_ids_are_refused(demand: Requirement, answers: Answers, wr
 
 
 @pytest.mark.parametrize("how", CUT)
-@requirement("COMPL-5", profile="openai")
+@requirement("COMPL-5", profile=SURFACE)
 def test_completion_is_bounded(demand: Requirement, answers: Answers, how: str) -> None:
     """A choice has no more tokens than asked for, and says that it was cut."""
     answer = answers.to(CUT[how])
@@ -171,7 +171,7 @@ def test_completion_is_bounded(demand: Requirement, answers: Answers, how: str) 
 
 
 @pytest.mark.parametrize("how", STOPS)
-@requirement("COMPL-6", profile="openai")
+@requirement("COMPL-6", profile=SURFACE)
 def test_completion_ends_at_stop_text(demand: Requirement, answers: Answers, how: str) -> None:
     """With a piece of its own text as stop, a choice ends right before it."""
     unstopped, length = choice_of(answers.to(UNSTOPPED)).text, LENGTHS.get(how, N_STOP)
@@ -187,7 +187,7 @@ def test_completion_ends_at_stop_text(demand: Requirement, answers: Answers, how
     check(demand, choice.finish_reason == "stop", f"ends as {choice.finish_reason!r}", answer)
 
 
-@requirement("COMPL-7", profile="openai")
+@requirement("COMPL-7", profile=SURFACE)
 def test_prompt_is_echoed(demand: Requirement, answers: Answers) -> None:
     """The prompt stands before what the model says to it, word for word."""
     for prompt, question in zip(PROMPTS, ALONE, strict=True):
@@ -197,7 +197,7 @@ def test_prompt_is_echoed(demand: Requirement, answers: Answers) -> None:
         check(demand, found.startswith(prompt), f"{found!r} after {prompt!r}", answer)
 
 
-@requirement("COMPL-8", profile="openai")
+@requirement("COMPL-8", profile=SURFACE)
 def test_logprobs_are_lists(demand: Requirement, answers: Answers) -> None:
     """Each token has how likely it was, what else was, and where it stands."""
     answer = answers.to(LOGGED)
@@ -217,7 +217,7 @@ def test_logprobs_are_lists(demand: Requirement, answers: Answers) -> None:
 
 
 @pytest.mark.parametrize("how", LOGGED_PROMPT)
-@requirement("COMPL-9", profile="openai")
+@requirement("COMPL-9", profile=SURFACE)
 def test_prompt_has_its_logprobs(demand: Requirement, answers: Answers, how: str) -> None:
     """The prompt's own tokens are told as well, the first of which follows nothing."""
     n_alone = len(lists_of(answers, LOGGED)["tokens"]) if how == "continued" else 0
@@ -238,7 +238,7 @@ def test_prompt_has_its_logprobs(demand: Requirement, answers: Answers, how: str
     check(demand, not problem, problem, answer)
 
 
-@requirement("COMPL-10", profile="openai")
+@requirement("COMPL-10", profile=SURFACE)
 def test_suffix_is_heeded(demand: Requirement, answers: Answers) -> None:
     """A text that shall come after the gap makes the prompt longer, or is refused by its name."""
     plain, answer = answers.to(COMPLETED["whole"]), answers.to(SUFFIXED)
@@ -250,7 +250,7 @@ def test_suffix_is_heeded(demand: Requirement, answers: Answers) -> None:
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-@requirement("COMPL-11", profile="openai")
+@requirement("COMPL-11", profile=SURFACE)
 def test_wrong_request_is_refused(demand: Requirement, answers: Answers, wrong: str) -> None:
     """Errors look as they do everywhere else."""
     answer = answers.refusal_of(wrong, WRONG[wrong])
@@ -259,7 +259,7 @@ def test_wrong_request_is_refused(demand: Requirement, answers: Answers, wrong: 
     check(demand, not problem, problem, answer)
 
 
-@requirement("COMPL-12", profile="openai")
+@requirement("COMPL-12", profile=SURFACE)
 def test_all_prompts_are_counted(demand: Requirement, answers: Answers) -> None:
     """Several prompts cost what they would one by one."""
     expected = sum(n_tokens_of(answers.to(each), "prompt_tokens") for each in ALONE)
@@ -269,7 +269,7 @@ def test_all_prompts_are_counted(demand: Requirement, answers: Answers) -> None:
     check(demand, found == expected, f"prompt_tokens {found}, one by one {expected}", answer)
 
 
-@requirement("COMPL-12", profile="openai")
+@requirement("COMPL-12", profile=SURFACE)
 def test_all_choices_are_counted(demand: Requirement, answers: Answers) -> None:
     """Two choices of each prompt are more tokens than one, and the prompts are no more."""
     single, answer = answers.to(LISTS["list"]), answers.to(LISTS["several"])

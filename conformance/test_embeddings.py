@@ -3,7 +3,7 @@
 import pytest
 
 from conformance.answers import Answers, Question
-from conformance.catalogue import Requirement
+from conformance.catalogue import SURFACE, Requirement
 from conformance.client import Exchange
 from conformance.openai_shapes import is_count
 from conformance.questions.embeddings import (
@@ -39,7 +39,7 @@ def input_tokens(answer: Exchange) -> int:
 
 
 @pytest.mark.parametrize("form", EMBEDDED)
-@requirement("EMB-1", profile="openai")
+@requirement("EMB-1", profile=SURFACE)
 def test_embeddings_have_their_shape(demand: Requirement, answers: Answers, form: str) -> None:
     """A text or several become a list of as many embeddings."""
     answer = answers.to(EMBEDDED[form])
@@ -48,7 +48,7 @@ def test_embeddings_have_their_shape(demand: Requirement, answers: Answers, form
     check(demand, not problem, problem, answer)
 
 
-@requirement("EMB-2", profile="openai")
+@requirement("EMB-2", profile=SURFACE)
 def test_embeddings_are_in_order(demand: Requirement, answers: Answers) -> None:
     """Each embedding of a list is that of its own text."""
     together = vectors(answers, EMBEDDED["list"], len(TEXTS))
@@ -59,7 +59,7 @@ def test_embeddings_are_in_order(demand: Requirement, answers: Answers) -> None:
         check(demand, is_same, f"embedding {index} is another one alone", answers.to(question))
 
 
-@requirement("EMB-3", profile="openai")
+@requirement("EMB-3", profile=SURFACE)
 def test_embeddings_have_one_length(demand: Requirement, answers: Answers) -> None:
     """Vectors can be compared only where they are equally long."""
     found = vectors(answers, EMBEDDED["list"], len(TEXTS))
@@ -68,7 +68,7 @@ def test_embeddings_have_one_length(demand: Requirement, answers: Answers) -> No
     check(demand, len(lengths) == 1, f"lengths {sorted(lengths)}", answers.to(EMBEDDED["list"]))
 
 
-@requirement("EMB-4", profile="openai")
+@requirement("EMB-4", profile=SURFACE)
 def test_length_is_as_asked_for(demand: Requirement, answers: Answers) -> None:
     """A shorter vector is given or refused, never passed over."""
     answer = answers.to(SHORTENED)
@@ -81,7 +81,7 @@ def test_length_is_as_asked_for(demand: Requirement, answers: Answers) -> None:
     check(demand, lengths == [N_DIMENSIONS], f"lengths {lengths}, not {N_DIMENSIONS}", answer)
 
 
-@requirement("EMB-5", profile="openai")
+@requirement("EMB-5", profile=SURFACE)
 def test_encodings_agree(demand: Requirement, answers: Answers) -> None:
     """Most clients ask for base64 and expect the same numbers."""
     expected = vectors(answers, EMBEDDED["list"], len(TEXTS))
@@ -94,7 +94,7 @@ def test_encodings_agree(demand: Requirement, answers: Answers) -> None:
         check(demand, are_alike(one, other), f"{one[:3]}... instead of {other[:3]}...", answer)
 
 
-@requirement("EMB-6", profile="openai")
+@requirement("EMB-6", profile=SURFACE)
 def test_usage_counts_the_input(demand: Requirement, answers: Answers) -> None:
     """The tokens of all inputs are counted, and nothing is generated."""
     one, several = (answers.to(EMBEDDED[form]) for form in EMBEDDED)
@@ -108,7 +108,7 @@ def test_usage_counts_the_input(demand: Requirement, answers: Answers) -> None:
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-@requirement("EMB-7", profile="openai")
+@requirement("EMB-7", profile=SURFACE)
 def test_wrong_input_is_refused(demand: Requirement, answers: Answers, wrong: str) -> None:
     """Nothing has no embedding, and neither has what is no text."""
     answer = answers.to(WRONG[wrong])
@@ -118,7 +118,7 @@ def test_wrong_input_is_refused(demand: Requirement, answers: Answers, wrong: st
 
 
 @pytest.mark.parametrize("form", TOKENS)
-@requirement("EMB-8", profile="openai")
+@requirement("EMB-8", profile=SURFACE)
 def test_token_ids_are_embedded_or_refused(
     demand: Requirement, answers: Answers, form: str
 ) -> None:
@@ -131,7 +131,7 @@ def test_token_ids_are_embedded_or_refused(
 
 
 @pytest.mark.parametrize("wrong", NO_TOKENS)
-@requirement("EMB-8", profile="openai")
+@requirement("EMB-8", profile=SURFACE)
 def test_unknown_token_ids_are_refused(demand: Requirement, answers: Answers, wrong: str) -> None:
     """A number that no token has is told, before a model reads beyond its table."""
     answer = answers.to(NO_TOKENS[wrong])

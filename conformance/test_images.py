@@ -3,7 +3,7 @@
 import pytest
 
 from conformance.answers import Answers
-from conformance.catalogue import Requirement
+from conformance.catalogue import SURFACE, Requirement
 from conformance.listener import Listener
 from conformance.openai_shapes import completion_problem
 from conformance.questions.images import (
@@ -28,7 +28,7 @@ HOSTS = {
 
 
 @pytest.mark.parametrize("form", SEEN)
-@requirement("IMG-1", profile="openai")
+@requirement("IMG-1", profile=SURFACE)
 def test_picture_is_answered(demand: Requirement, answers: Answers, form: str) -> None:
     """A picture that brings its own content is looked at."""
     answer = answers.to(SEEN[form])
@@ -37,7 +37,7 @@ def test_picture_is_answered(demand: Requirement, answers: Answers, form: str) -
     check(demand, not problem, problem, answer)
 
 
-@requirement("IMG-2", profile="openai")
+@requirement("IMG-2", profile=SURFACE)
 def test_picture_counts(demand: Requirement, answers: Answers) -> None:
     """A prompt with a picture is longer than the same without it."""
     seen, unseen = answers.to(SEEN["one"]), answers.to(UNSEEN)
@@ -50,7 +50,7 @@ def test_picture_counts(demand: Requirement, answers: Answers) -> None:
 
 
 @pytest.mark.parametrize("wrong", BROKEN)
-@requirement("IMG-3", profile="openai")
+@requirement("IMG-3", profile=SURFACE)
 def test_broken_picture_is_refused(demand: Requirement, answers: Answers, wrong: str) -> None:
     """What can't be looked at is the client's mistake, and is told so."""
     answer = answers.to(BROKEN[wrong])
@@ -60,7 +60,7 @@ def test_broken_picture_is_refused(demand: Requirement, answers: Answers, wrong:
 
 
 @pytest.mark.parametrize("host", HOSTS)
-@requirement("IMG-4", profile="openai")
+@requirement("IMG-4", profile=SURFACE)
 def test_own_machine_is_never_asked(demand: Requirement, answers: Answers, host: str) -> None:
     """A picture's address doesn't make the server knock at its own doors."""
     with Listener() as listener:
@@ -74,7 +74,7 @@ def test_own_machine_is_never_asked(demand: Requirement, answers: Answers, host:
 
 
 @pytest.mark.parametrize("place", FOREIGN)
-@requirement("IMG-4", profile="openai")
+@requirement("IMG-4", profile=SURFACE)
 def test_private_place_is_refused(demand: Requirement, answers: Answers, place: str) -> None:
     """Neither do addresses that only the server can reach, nor its files."""
     answer = answers.to(FOREIGN[place])

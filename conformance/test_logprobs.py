@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from conformance.answers import Answers
-from conformance.catalogue import Requirement
+from conformance.catalogue import SURFACE, Requirement
 from conformance.client import Exchange
 from conformance.openai_shapes import is_count
 from conformance.questions.chat import HOW
@@ -53,7 +53,7 @@ def text_problem(answer: Exchange) -> str:
     return "" if found == expected else f"the bytes make {found!r}, the content is {expected!r}"
 
 
-@requirement("LOGP-1", profile="openai")
+@requirement("LOGP-1", profile=SURFACE)
 def test_each_token_has_its_entry(demand: Requirement, answers: Answers) -> None:
     """Each token comes with how likely it was."""
     answer = answers.to(LOGGED["whole"])
@@ -62,7 +62,7 @@ def test_each_token_has_its_entry(demand: Requirement, answers: Answers) -> None
     check(demand, not problem, problem, answer)
 
 
-@requirement("LOGP-2", profile="openai")
+@requirement("LOGP-2", profile=SURFACE)
 def test_bytes_make_the_content(demand: Requirement, answers: Answers) -> None:
     """Nothing that was said lacks its entry, and no entry was not said."""
     answer = answers.to(LOGGED["whole"])
@@ -73,7 +73,7 @@ def test_bytes_make_the_content(demand: Requirement, answers: Answers) -> None:
 
 
 @pytest.mark.parametrize("how", HOW)
-@requirement("LOGP-3", profile="openai")
+@requirement("LOGP-3", profile=SURFACE)
 def test_alternatives_are_the_likeliest(demand: Requirement, answers: Answers, how: str) -> None:
     """A token's alternatives are few, sorted, and probabilities."""
     answer = answers.to(LOGGED[how])
@@ -83,7 +83,7 @@ def test_alternatives_are_the_likeliest(demand: Requirement, answers: Answers, h
         check(demand, not problem, f"{entry['token']!r}: {problem}", answer)
 
 
-@requirement("LOGP-4", profile="openai")
+@requirement("LOGP-4", profile=SURFACE)
 def test_chosen_token_is_consistent(demand: Requirement, answers: Answers) -> None:
     """The token that was said is the one that was likeliest, with one probability."""
     answer = answers.to(LOGGED["whole"])
@@ -95,7 +95,7 @@ def test_chosen_token_is_consistent(demand: Requirement, answers: Answers) -> No
         check(demand, not problem, problem, answer)
 
 
-@requirement("LOGP-5", profile="openai")
+@requirement("LOGP-5", profile=SURFACE)
 def test_chunks_carry_their_entries(demand: Requirement, answers: Answers) -> None:
     """Put together, a stream's entries are those of its text."""
     answer = answers.to(LOGGED["streamed"])
@@ -105,7 +105,7 @@ def test_chunks_carry_their_entries(demand: Requirement, answers: Answers) -> No
 
 
 @pytest.mark.parametrize("how", HOW)
-@requirement("LOGP-6", profile="openai")
+@requirement("LOGP-6", profile=SURFACE)
 def test_nothing_comes_unasked(demand: Requirement, answers: Answers, how: str) -> None:
     """Whoever doesn't want log probabilities doesn't get any."""
     answer = answers.to(UNLOGGED[how])
@@ -115,7 +115,7 @@ def test_nothing_comes_unasked(demand: Requirement, answers: Answers, how: str) 
 
 
 @pytest.mark.parametrize("wrong", WRONG_TOPS)
-@requirement("LOGP-7", profile="openai")
+@requirement("LOGP-7", profile=SURFACE)
 def test_wrong_number_is_refused(demand: Requirement, answers: Answers, wrong: str) -> None:
     """Alternatives have a limit, and belong to something."""
     answer = answers.to(WRONG_TOPS[wrong])

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import pytest
 
 from conformance.answers import UNKNOWN_MODEL
-from conformance.catalogue import Requirement
+from conformance.catalogue import OF_ANY, Requirement
 from conformance.client import Exchange, Server
 from conformance.openai_shapes import envelope_problem
 from conformance.verdicts import check, inapplicable, not_tested, requirement
@@ -41,7 +41,7 @@ def either_way(server: Server) -> Exchange:
     return answer if answer.status == 200 else server.get(encoded(model))
 
 
-@requirement("MODEL-1")
+@requirement("MODEL-1", profile=OF_ANY)
 def test_model_is_the_bare_object(demand: Requirement, server: Server) -> None:
     """One model comes without an envelope."""
     answer = either_way(server)
@@ -51,7 +51,7 @@ def test_model_is_the_bare_object(demand: Requirement, server: Server) -> None:
     check(demand, "data" not in answer.fields(), "wrapped in an envelope", answer)
 
 
-@requirement("MODEL-2")
+@requirement("MODEL-2", profile=OF_ANY)
 def test_raw_slash_is_understood(demand: Requirement, server: Server) -> None:
     """A client that leaves the slash alone, as curl does, finds the model."""
     model = listed_id(server)
@@ -64,7 +64,7 @@ def test_raw_slash_is_understood(demand: Requirement, server: Server) -> None:
 
 
 @pytest.mark.parametrize("digits", ["upper", "lower"])
-@requirement("MODEL-3")
+@requirement("MODEL-3", profile=OF_ANY)
 def test_encoded_slash_is_understood(demand: Requirement, server: Server, digits: str) -> None:
     """A client that encodes the slash, as newer OpenAI clients do, finds the model: %2F, %2f."""
     model = listed_id(server)
@@ -90,7 +90,7 @@ def test_model_equals_its_entry(demand: Requirement, server: Server) -> None:
     check(demand, shown == entry, f"differs from the list's entry in {differing}", answer)
 
 
-@requirement("MODEL-5")
+@requirement("MODEL-5", profile=OF_ANY)
 def test_unknown_model_is_not_found(demand: Requirement, server: Server) -> None:
     """An unknown id is told apart from an unknown route, by its code."""
     answer = server.get(f"/v1/models/{UNKNOWN_MODEL}")

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import pytest
 
-from conformance.answers import ERRORS, JSON_TYPE, UNKNOWN_ROUTE, Answers
-from conformance.catalogue import Requirement
+from conformance.answers import ERRORS, GREETING, JSON_TYPE, UNKNOWN_ROUTE, Answers
+from conformance.catalogue import OF_ANY, Requirement
 from conformance.client import CHAT, Exchange, Server
 from conformance.crowd import Pace
 from conformance.lag import Lag
@@ -30,6 +30,8 @@ NOT_JSON = {
 }
 N_STREAMED = (64, 256, 256, 1024)
 N_SEEN = 2
+N_LEAVING = 12  # more than the permits that servers have by themselves
+N_LEFT_TOKENS = 256
 N_LAGS = 5
 MEASURABLE_S = 0.06
 SHARE_SEEN = 0.25
@@ -44,7 +46,7 @@ def streamed(answers: Answers, kind: str) -> Exchange:
     return answer
 
 
-@requirement("OAI-1")
+@requirement("OAI-1", profile=OF_ANY)
 def test_completion_has_its_shape(demand: Requirement, answers: Answers) -> None:
     """A chat completion is what OpenAI's clients expect."""
     answer = answers.of("completion")
@@ -54,7 +56,7 @@ def test_completion_has_its_shape(demand: Requirement, answers: Answers) -> None
 
 
 @pytest.mark.parametrize("aspect", STREAM_ASPECTS)
-@requirement("OAI-2")
+@requirement("OAI-2", profile=OF_ANY)
 def test_stream_has_its_shape(demand: Requirement, answers: Answers, aspect: str) -> None:
     """A stream is events of chunks: a role, deltas, one finish reason, one [DONE]."""
     answer = answers.of("stream")
@@ -63,7 +65,7 @@ def test_stream_has_its_shape(demand: Requirement, answers: Answers, aspect: str
     check(demand, not problem, f"{aspect}: {problem}", answer)
 
 
-@requirement("OAI-2")
+@requirement("OAI-2", profile=OF_ANY)
 def test_stream_ends_with_usage_on_request(demand: Requirement, answers: Answers) -> None:
     """With include_usage, a last chunk without choices carries the usage."""
     answer = streamed(answers, "usage-stream")
@@ -91,7 +93,7 @@ def flow(server: Server, n_tokens: int) -> Flow | None:
     return Flow(stream.answer.total_s, stream.lasted_s, lag.worst_s)
 
 
-@requirement("OAI-6")
+@requirement("OAI-6", profile=OF_ANY)
 def test_stream_comes_while_it_is_generated(demand: Requirement, server: Server) -> None:
     """The time that more tokens take is time in which a client sees some of them."""
     shortest = flow(server, 1) or not_tested("a stream of one token is refused")
@@ -118,8 +120,23 @@ def test_stream_comes_while_it_is_generated(demand: Requirement, server: Server)
     check(demand, False, "; ".join(seen))
 
 
+@requirement("OAI-7", profile="openai-api")
+def test_who_leaves_takes_nothing_along(demand: Requirement, server: Server) -> None:
+    """After more than can be served at once have hung up, a chat is answered as before."""
+    for n_left in range(N_LEAVING):
+        stream = Pace(N_LEFT_TOKENS, {}).stream(server)
+        stream.leaves_early = True
+        if not stream.run().times:
+            if not n_left:
+                not_tested(f"asked for a stream, got {stream.error or stream.answer}")
+            break
+    answer = server.chat(GREETING, max_tokens=1)
+
+    check(demand, answer.status == 200, f"status {answer.status} after {N_LEAVING} left", answer)
+
+
 @pytest.mark.parametrize("body", NOT_JSON)
-@requirement("OAI-3")
+@requirement("OAI-3", profile=OF_ANY)
 def test_invalid_json_is_refused(demand: Requirement, server: Server, body: str) -> None:
     """A body that can't be read is the client's mistake, and is told so in the envelope."""
     answer = server.send(server.request("POST", CHAT, [JSON_TYPE], NOT_JSON[body]))
@@ -130,7 +147,7 @@ def test_invalid_json_is_refused(demand: Requirement, server: Server, body: str)
 
 
 @pytest.mark.parametrize("accept", ACCEPTS)
-@requirement("OAI-4")
+@requirement("OAI-4", profile=OF_ANY)
 def test_unknown_route_is_not_found(demand: Requirement, server: Server, accept: str) -> None:
     """An unknown route answers in JSON, whatever the client would rather have."""
     answer = server.get(UNKNOWN_ROUTE, [("Accept", accept)])
@@ -141,7 +158,7 @@ def test_unknown_route_is_not_found(demand: Requirement, server: Server, accept:
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-@requirement("OAI-4")
+@requirement("OAI-4", profile=OF_ANY)
 def test_error_has_the_envelope(demand: Requirement, answers: Answers, kind: str) -> None:
     """So does every other error that can be had for nothing."""
     answer = answers.truly_of(kind)
@@ -151,7 +168,7 @@ def test_error_has_the_envelope(demand: Requirement, answers: Answers, kind: str
 
 
 @pytest.mark.parametrize("kind", ["completion", "usage-stream"])
-@requirement("OAI-5")
+@requirement("OAI-5", profile=OF_ANY)
 def test_total_is_the_sum(demand: Requirement, answers: Answers, kind: str) -> None:
     """Prompt and completion make the total, streamed or not."""
     if kind == "completion":

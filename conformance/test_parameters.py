@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from conformance.answers import N_TOKENS, Answers
-from conformance.catalogue import Requirement
+from conformance.catalogue import SURFACE, Requirement
 from conformance.client import CHAT, Exchange, Server, read_json
 from conformance.openai_shapes import completion_problem, is_count
 from conformance.questions.chat import (
@@ -93,7 +93,7 @@ HONOURED: dict[str, Callable[[Exchange, Answers], bool]] = {
 
 
 @pytest.mark.parametrize("how", BOUNDED)
-@requirement("PARAM-1", profile="openai")
+@requirement("PARAM-1", profile=SURFACE)
 def test_answer_is_bounded(demand: Requirement, answers: Answers, how: str) -> None:
     """An answer has no more tokens than asked for, and says that it was cut."""
     unbound = answers.truly_of("completion")
@@ -113,7 +113,7 @@ def test_answer_is_bounded(demand: Requirement, answers: Answers, how: str) -> N
 
 
 @pytest.mark.parametrize("how", STOPS)
-@requirement("PARAM-2", profile="openai")
+@requirement("PARAM-2", profile=SURFACE)
 def test_answer_ends_at_stop_text(demand: Requirement, answers: Answers, how: str) -> None:
     """With a piece of its own text as stop, an answer ends right before it."""
     unstopped, length = choice_of(answers.truly_of("completion")).text, LENGTHS.get(how, N_STOP)
@@ -132,7 +132,7 @@ def test_answer_ends_at_stop_text(demand: Requirement, answers: Answers, how: st
     check(demand, choice.finish_reason == "stop", f"ends as {choice.finish_reason!r}", answer)
 
 
-@requirement("PARAM-3", profile="openai")
+@requirement("PARAM-3", profile=SURFACE)
 def test_seed_repeats_the_answer(demand: Requirement, answers: Answers) -> None:
     """Two requests with one seed are answered alike."""
     first, second = answers.to(SAMPLED), answers.anew(SAMPLED)
@@ -171,7 +171,7 @@ def chance_of_likeness(answer: Exchange) -> float:
     return math.exp(N_MORE * min(0.0, sum(told)))
 
 
-@requirement("PARAM-14", profile="openai")
+@requirement("PARAM-14", profile=SURFACE)
 def test_temperature_leaves_answers_to_chance(demand: Requirement, answers: Answers) -> None:
     """Of a few answers at temperature 2 not all are the same, unless the model leaves no choice."""
     found = answers_by_chance(answers)
@@ -184,7 +184,7 @@ def test_temperature_leaves_answers_to_chance(demand: Requirement, answers: Answ
     check(demand, False, f"{len(found)} answers are alike: a chance of {chance:.2g}", found[-1])
 
 
-@requirement("PARAM-15", profile="openai")
+@requirement("PARAM-15", profile=SURFACE)
 def test_top_p_leaves_the_likeliest(demand: Requirement, answers: Answers) -> None:
     """With next to nothing for top_p all answers are the same, though they aren't without it."""
     first = answers.to(LIKELIEST)
@@ -198,7 +198,7 @@ def test_top_p_leaves_the_likeliest(demand: Requirement, answers: Answers) -> No
 
 
 @pytest.mark.parametrize("how", HOW)
-@requirement("PARAM-4", profile="openai")
+@requirement("PARAM-4", profile=SURFACE)
 def test_choices_are_as_many_as_asked_for(demand: Requirement, answers: Answers, how: str) -> None:
     """A request for two answers brings two, or the word that it can't."""
     answer = answers.to(CHOSEN[how])
@@ -216,7 +216,7 @@ def test_choices_are_as_many_as_asked_for(demand: Requirement, answers: Answers,
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-@requirement("PARAM-5", profile="openai")
+@requirement("PARAM-5", profile=SURFACE)
 def test_wrong_parameter_is_refused(demand: Requirement, answers: Answers, wrong: str) -> None:
     """What can't be meant is the client's mistake, and is told so."""
     answer = answers.to(WRONG[wrong])
@@ -226,7 +226,7 @@ def test_wrong_parameter_is_refused(demand: Requirement, answers: Answers, wrong
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-@requirement("PARAM-6", profile="openai")
+@requirement("PARAM-6", profile=SURFACE)
 def test_wrong_parameter_is_named(demand: Requirement, answers: Answers, wrong: str) -> None:
     """The client is told which parameter, and perhaps where in it."""
     answer = answers.to(WRONG[wrong])
@@ -238,7 +238,7 @@ def test_wrong_parameter_is_named(demand: Requirement, answers: Answers, wrong: 
 
 
 @pytest.mark.parametrize("asked", DEMANDING)
-@requirement("PARAM-7", profile="openai")
+@requirement("PARAM-7", profile=SURFACE)
 def test_demanding_parameter_is_heeded(demand: Requirement, answers: Answers, asked: str) -> None:
     """What changes the answer shows in it, or is refused."""
     answer = answers.to(DEMANDING[asked])
@@ -254,7 +254,7 @@ def test_demanding_parameter_is_heeded(demand: Requirement, answers: Answers, as
 
 
 @pytest.mark.parametrize("form", CONVERSED)
-@requirement("PARAM-8", profile="openai")
+@requirement("PARAM-8", profile=SURFACE)
 def test_conversation_is_answered(demand: Requirement, answers: Answers, form: str) -> None:
     """Each role and form of content that chat clients send is taken."""
     answer = answers.to(CONVERSED[form])
@@ -263,7 +263,7 @@ def test_conversation_is_answered(demand: Requirement, answers: Answers, form: s
     check(demand, not problem, problem, answer)
 
 
-@requirement("PARAM-9", profile="openai")
+@requirement("PARAM-9", profile=SURFACE)
 def test_stream_says_the_same(demand: Requirement, answers: Answers) -> None:
     """Without chance in it, an answer doesn't depend on how it comes."""
     whole, streamed = (answers.to(SAME[how]) for how in HOW)
@@ -277,7 +277,7 @@ def test_stream_says_the_same(demand: Requirement, answers: Answers) -> None:
 
 
 @pytest.mark.parametrize("field", HARMLESS)
-@requirement("PARAM-10", profile="openai")
+@requirement("PARAM-10", profile=SURFACE)
 def test_harmless_field_changes_nothing(demand: Requirement, answers: Answers, field: str) -> None:
     """The answer is the one without the field."""
     answer, plain = answers.to(HARMLESS[field]), answers.to(SAME["whole"])
@@ -288,7 +288,7 @@ def test_harmless_field_changes_nothing(demand: Requirement, answers: Answers, f
 
 
 @pytest.mark.parametrize("how", HOW)
-@requirement("PARAM-11", profile="openai")
+@requirement("PARAM-11", profile=SURFACE)
 def test_all_choices_are_counted(demand: Requirement, answers: Answers, how: str) -> None:
     """Two answers cost more than one, but the prompt is read once."""
     single, answer = answers.to(SAME[how]), answers.to(CHOSEN[how])
@@ -308,7 +308,7 @@ def test_all_choices_are_counted(demand: Requirement, answers: Answers, how: str
 
 
 @pytest.mark.parametrize("asked", DEMANDING)
-@requirement("PARAM-12", profile="openai")
+@requirement("PARAM-12", profile=SURFACE)
 def test_unsupported_parameter_is_named(demand: Requirement, answers: Answers, asked: str) -> None:
     """The client is told what it has to do without."""
     answer = answers.to(DEMANDING[asked])
@@ -322,7 +322,7 @@ def test_unsupported_parameter_is_named(demand: Requirement, answers: Answers, a
 
 
 @pytest.mark.closing
-@requirement("PARAM-13", profile="openai")
+@requirement("PARAM-13", profile=SURFACE)
 def test_only_the_bound_cuts(demand: Requirement, server: Server, answers: Answers) -> None:
     """Of all chats that were seen in this run, none says that it was cut where it wasn't."""
     answers.of("completion")
@@ -338,7 +338,7 @@ def test_only_the_bound_cuts(demand: Requirement, server: Server, answers: Answe
         not_tested("no answer was shorter than its bound")
 
 
-@requirement("PARAM-16", profile="openai")
+@requirement("PARAM-16", profile=SURFACE)
 def test_own_answer_is_taken_back(demand: Requirement, answers: Answers) -> None:
     """A client keeps the message that it got, and sends it with its next question."""
     first = answers.to(SAME["whole"])
@@ -354,7 +354,7 @@ def test_own_answer_is_taken_back(demand: Requirement, answers: Answers) -> None
 
 
 @pytest.mark.parametrize("more", READ)
-@requirement("PARAM-17", profile="openai")
+@requirement("PARAM-17", profile=SURFACE)
 def test_each_message_is_read(demand: Requirement, answers: Answers, more: str) -> None:
     """A chat template may leave out what it has no place for; the server may not."""
     shorter, longer = (answers.to(question) for question in READ[more])

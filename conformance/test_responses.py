@@ -3,7 +3,7 @@
 import pytest
 
 from conformance.answers import Answers
-from conformance.catalogue import Requirement
+from conformance.catalogue import SURFACE, Requirement
 from conformance.client import Exchange, Server
 from conformance.questions.chat import HOW
 from conformance.questions.responses import (
@@ -43,7 +43,7 @@ def id_of(answer: Exchange) -> str:
 
 
 @pytest.mark.parametrize("how", HOW)
-@requirement("RESP-1", profile="openai")
+@requirement("RESP-1", profile=SURFACE)
 def test_response_has_its_shape(demand: Requirement, answers: Answers, how: str) -> None:
     """A response is what OpenAI's clients expect, and a stream ends with one."""
     answer = answers.to(RESPONDED[how])
@@ -53,7 +53,7 @@ def test_response_has_its_shape(demand: Requirement, answers: Answers, how: str)
 
 
 @pytest.mark.parametrize("how", HOW)
-@requirement("RESP-2", profile="openai")
+@requirement("RESP-2", profile=SURFACE)
 def test_response_is_bounded(demand: Requirement, answers: Answers, how: str) -> None:
     """A response that had more to say tells that it was cut, and by what."""
     answer = answers.to(CUT[how])
@@ -71,7 +71,7 @@ def test_response_is_bounded(demand: Requirement, answers: Answers, how: str) ->
 
 
 @pytest.mark.parametrize("aspect", STREAM_ASPECTS)
-@requirement("RESP-3", profile="openai")
+@requirement("RESP-3", profile=SURFACE)
 def test_events_are_in_order(demand: Requirement, answers: Answers, aspect: str) -> None:
     """What opens is closed, around the text and around the whole."""
     answer = answers.to(RESPONDED["streamed"])
@@ -80,7 +80,7 @@ def test_events_are_in_order(demand: Requirement, answers: Answers, aspect: str)
     check(demand, not problem, f"{aspect}: {problem}", answer)
 
 
-@requirement("RESP-4", profile="openai")
+@requirement("RESP-4", profile=SURFACE)
 def test_deltas_make_the_text(demand: Requirement, answers: Answers) -> None:
     """Whoever reads along and whoever waits for the end reads the same."""
     answer = answers.to(RESPONDED["streamed"])
@@ -92,7 +92,7 @@ def test_deltas_make_the_text(demand: Requirement, answers: Answers) -> None:
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-@requirement("RESP-5", profile="openai")
+@requirement("RESP-5", profile=SURFACE)
 def test_wrong_request_is_refused(demand: Requirement, answers: Answers, wrong: str) -> None:
     """Errors look as they do everywhere else."""
     answer = answers.refusal_of(wrong, WRONG[wrong])
@@ -102,7 +102,7 @@ def test_wrong_request_is_refused(demand: Requirement, answers: Answers, wrong: 
 
 
 @pytest.mark.parametrize("form", INPUTS)
-@requirement("RESP-6", profile="openai")
+@requirement("RESP-6", profile=SURFACE)
 def test_input_is_answered(demand: Requirement, answers: Answers, form: str) -> None:
     """Each form of input that clients send is taken."""
     answer = answers.to(INPUTS[form])
@@ -111,7 +111,7 @@ def test_input_is_answered(demand: Requirement, answers: Answers, form: str) -> 
     check(demand, not problem, problem, answer)
 
 
-@requirement("RESP-7", profile="openai")
+@requirement("RESP-7", profile=SURFACE)
 def test_stored_response_can_be_read(demand: Requirement, answers: Answers, server: Server) -> None:
     """What was stored is there by its id, word for word."""
     stored = answers.to(STORED)
@@ -123,7 +123,7 @@ def test_stored_response_can_be_read(demand: Requirement, answers: Answers, serv
     check(demand, found == expected, f"{found!r} instead of {expected!r}", answer)
 
 
-@requirement("RESP-8", profile="openai")
+@requirement("RESP-8", profile=SURFACE)
 def test_stored_response_can_be_continued(demand: Requirement, answers: Answers) -> None:
     """A conversation goes on from what the server remembers."""
     previous = id_of(answers.to(STORED))
@@ -135,7 +135,7 @@ def test_stored_response_can_be_continued(demand: Requirement, answers: Answers)
     check(demand, named == previous, f"previous_response_id {named!r}", answer)
 
 
-@requirement("RESP-9", profile="openai")
+@requirement("RESP-9", profile=SURFACE)
 def test_unstored_response_is_gone(demand: Requirement, answers: Answers, server: Server) -> None:
     """What shall not be kept isn't."""
     answer = server.get(f"{RESPONSES}/{id_of(answers.to(RESPONDED['whole']))}")
@@ -143,7 +143,7 @@ def test_unstored_response_is_gone(demand: Requirement, answers: Answers, server
     check(demand, answer.status in {404, 405}, f"status {answer.status}", answer)
 
 
-@requirement("RESP-10", profile="openai")
+@requirement("RESP-10", profile=SURFACE)
 def test_unknown_conversation_is_refused(demand: Requirement, answers: Answers) -> None:
     """A conversation that the server doesn't know isn't begun anew without a word."""
     answer = answers.to(CONTINUED)

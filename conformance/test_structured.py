@@ -3,7 +3,7 @@
 import pytest
 
 from conformance.answers import Answers
-from conformance.catalogue import Requirement
+from conformance.catalogue import SURFACE, Requirement
 from conformance.client import Exchange
 from conformance.listener import HOST, Listener
 from conformance.questions.structured import (
@@ -44,27 +44,27 @@ def judge_or_refused(demand: Requirement, answer: Exchange, schema: object) -> N
 
 
 @pytest.mark.parametrize("how", FORMED)
-@requirement("SCHEMA-1", profile="openai")
+@requirement("SCHEMA-1", profile=SURFACE)
 def test_content_fits_its_schema(demand: Requirement, answers: Answers, how: str) -> None:
     """The content is the JSON that the client's schema describes, and nothing else."""
     judge(demand, answers.to(FORMED[how]), COLOUR)
 
 
 @pytest.mark.parametrize("bound", BOUNDED)
-@requirement("SCHEMA-2", profile="openai")
+@requirement("SCHEMA-2", profile=SURFACE)
 def test_bounds_hold(demand: Requirement, answers: Answers, bound: str) -> None:
     """Keywords that bound a value aren't left to the model's good will."""
     judge_or_refused(demand, answers.to(BOUNDED[bound]), BOUNDS[bound])
 
 
 @pytest.mark.parametrize("form", DEEP)
-@requirement("SCHEMA-3", profile="openai")
+@requirement("SCHEMA-3", profile=SURFACE)
 def test_nested_forms_hold(demand: Requirement, answers: Answers, form: str) -> None:
     """Schemas as data classes make them hold in their depth."""
     judge_or_refused(demand, answers.to(DEEP[form]), NESTED[form])
 
 
-@requirement("SCHEMA-4", profile="openai")
+@requirement("SCHEMA-4", profile=SURFACE)
 def test_content_is_an_object(demand: Requirement, answers: Answers) -> None:
     """Without a schema, too, JSON is JSON; an answer that is cut is asked for again."""
     for question in OBJECTS.values():
@@ -76,7 +76,7 @@ def test_content_is_an_object(demand: Requirement, answers: Answers) -> None:
 
 
 @pytest.mark.parametrize("wrong", UNFORMED)
-@requirement("SCHEMA-5", profile="openai")
+@requirement("SCHEMA-5", profile=SURFACE)
 def test_no_schema_is_refused(demand: Requirement, answers: Answers, wrong: str) -> None:
     """What describes no form can't be promised, and the client is told which field it was."""
     answer = answers.to(UNFORMED[wrong])
@@ -87,7 +87,7 @@ def test_no_schema_is_refused(demand: Requirement, answers: Answers, wrong: str)
     check(demand, named.startswith("response_format"), f"param {named!r}", answer)
 
 
-@requirement("SCHEMA-6", profile="openai")
+@requirement("SCHEMA-6", profile=SURFACE)
 def test_schema_is_never_fetched(demand: Requirement, answers: Answers) -> None:
     """A reference to an address doesn't make the server go there."""
     with Listener() as listener:

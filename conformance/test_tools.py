@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from conformance.answers import Answers
-from conformance.catalogue import Requirement
+from conformance.catalogue import SURFACE, Requirement
 from conformance.client import Exchange, read_json
 from conformance.openai_shapes import completion_problem
 from conformance.questions.tools import (
@@ -46,7 +46,7 @@ def calls_of(answers: Answers, how: str) -> list[dict[str, Any]]:
     return choice.calls
 
 
-@requirement("TOOLS-1", profile="openai")
+@requirement("TOOLS-1", profile=SURFACE)
 def test_forced_call_has_its_shape(demand: Requirement, answers: Answers) -> None:
     """A tool that must be called is called, whatever the model makes of the question."""
     answer = called(answers, "required")
@@ -58,7 +58,7 @@ def test_forced_call_has_its_shape(demand: Requirement, answers: Answers) -> Non
     check(demand, reason == "tool_calls", f"ends as {reason!r}", answer)
 
 
-@requirement("TOOLS-2", profile="openai")
+@requirement("TOOLS-2", profile=SURFACE)
 def test_named_tool_is_called(demand: Requirement, answers: Answers) -> None:
     """The function that the client names is the one that is called."""
     answer = called(answers, "named")
@@ -72,7 +72,7 @@ def test_named_tool_is_called(demand: Requirement, answers: Answers) -> None:
 
 
 @pytest.mark.parametrize("how", UNCALLED)
-@requirement("TOOLS-3", profile="openai")
+@requirement("TOOLS-3", profile=SURFACE)
 def test_no_tool_is_called(demand: Requirement, answers: Answers, how: str) -> None:
     """Where calls are ruled out, there is text."""
     answer = answers.to(UNCALLED[how])
@@ -85,7 +85,7 @@ def test_no_tool_is_called(demand: Requirement, answers: Answers, how: str) -> N
 
 
 @pytest.mark.parametrize("how", CALLED)
-@requirement("TOOLS-4", profile="openai")
+@requirement("TOOLS-4", profile=SURFACE)
 def test_arguments_fit_the_parameters(demand: Requirement, answers: Answers, how: str) -> None:
     """What the tool gets is what it said that it takes."""
     calls, answer = calls_of(answers, how), answers.to(CALLED[how])
@@ -98,7 +98,7 @@ def test_arguments_fit_the_parameters(demand: Requirement, answers: Answers, how
         check(demand, not problem, f"{name}: {problem}", answer)
 
 
-@requirement("TOOLS-5", profile="openai")
+@requirement("TOOLS-5", profile=SURFACE)
 def test_streamed_call_comes_in_deltas(demand: Requirement, answers: Answers) -> None:
     """Put together by index, the deltas are whole calls."""
     answer = called(answers, "streamed")
@@ -112,7 +112,7 @@ def test_streamed_call_comes_in_deltas(demand: Requirement, answers: Answers) ->
 
 
 @pytest.mark.parametrize("form", GIVEN)
-@requirement("TOOLS-6", profile="openai")
+@requirement("TOOLS-6", profile=SURFACE)
 def test_result_is_taken_back(demand: Requirement, answers: Answers, form: str) -> None:
     """The model's own call and its result are a conversation that goes on."""
     call, *_ = calls_of(answers, "required")
@@ -123,7 +123,7 @@ def test_result_is_taken_back(demand: Requirement, answers: Answers, form: str) 
     check(demand, not problem, problem, answer)
 
 
-@requirement("TOOLS-7", profile="openai")
+@requirement("TOOLS-7", profile=SURFACE)
 def test_ids_of_calls_are_their_own(demand: Requirement, answers: Answers) -> None:
     """Results are given back by id, so no id can mean two calls."""
     ids = [call["id"] for how in CALLED for call in calls_of(answers, how)]
@@ -131,7 +131,7 @@ def test_ids_of_calls_are_their_own(demand: Requirement, answers: Answers) -> No
     check(demand, len(set(ids)) == len(ids), f"ids {ids}", answers.to(CALLED["required"]))
 
 
-@requirement("TOOLS-8", profile="openai")
+@requirement("TOOLS-8", profile=SURFACE)
 def test_calls_come_one_at_a_time(demand: Requirement, answers: Answers) -> None:
     """A client that can't do two things at once isn't asked to."""
     answer = answers.to(CALLED_ONCE)
@@ -142,7 +142,7 @@ def test_calls_come_one_at_a_time(demand: Requirement, answers: Answers) -> None
 
 
 @pytest.mark.parametrize("wrong", WRONG_CALLS)
-@requirement("TOOLS-9", profile="openai")
+@requirement("TOOLS-9", profile=SURFACE)
 def test_wrong_choice_is_refused(demand: Requirement, answers: Answers, wrong: str) -> None:
     """A call that can't come about is the client's mistake."""
     answer = answers.to(WRONG_CALLS[wrong])
@@ -152,7 +152,7 @@ def test_wrong_choice_is_refused(demand: Requirement, answers: Answers, wrong: s
 
 
 @pytest.mark.parametrize("how", CUT)
-@requirement("TOOLS-10", profile="openai")
+@requirement("TOOLS-10", profile=SURFACE)
 def test_cut_call_says_so(demand: Requirement, answers: Answers, how: str) -> None:
     """No client shall make a call that isn't whole."""
     answer = answers.to(CUT[how])
@@ -163,7 +163,7 @@ def test_cut_call_says_so(demand: Requirement, answers: Answers, how: str) -> No
 
 
 @pytest.mark.parametrize("how", CUT)
-@requirement("TOOLS-11", profile="openai")
+@requirement("TOOLS-11", profile=SURFACE)
 def test_cut_call_leaves_nothing_broken(demand: Requirement, answers: Answers, how: str) -> None:
     """A client that shows the content shows no markup, and one that reads arguments can go on."""
     answer = answers.to(CUT[how])

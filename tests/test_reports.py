@@ -103,7 +103,8 @@ def mirrors(hint: Any, schema: dict[str, Any], at: str) -> None:
         mirrors(options[0], schema["items"], f"{at}[]")
     elif is_typeddict(options[0]):
         hints = get_type_hints(options[0])
-        assert set(hints) == set(schema["properties"]) == set(schema["required"]), at
+        assert set(hints) == set(schema["properties"]), at
+        assert options[0].__required_keys__ == set(schema["required"]), at
         for name, inner in hints.items():
             mirrors(inner, schema["properties"][name], f"{at}/{name}")
     elif "const" not in schema:

@@ -150,3 +150,25 @@ class OffersOnlyChats(Capable):
     def tags(self) -> list[str]:
         """Return what the model promises."""
         return ["local", "chat"]
+
+
+@right("anybody's")
+class SpeaksOnlyOpenai(Capable):
+    """It speaks OpenAI's language and nothing of ours: no health, no ids, no times, no tags."""
+
+    def health(self) -> Reply:
+        """Have no such route."""
+        raise Refused(404, "no route /health", "not_found")
+
+    def model(self) -> dict[str, Any]:
+        """Return the model as OpenAI does."""
+        known = super().model()
+        return {name: known[name] for name in ("id", "object", "created", "owned_by")}
+
+    def ids_of(self, asked: Asked, reply: Reply) -> list[str]:
+        """Name no request."""
+        return []
+
+    def times_of(self, asked: Asked, reply: Reply) -> list[str]:
+        """Tell no time."""
+        return []

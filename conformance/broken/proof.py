@@ -100,6 +100,7 @@ RUNS = {
     "its log": Run(("managed",), areas=LOGGED),
     "its ids": Run(("openai",), areas=("RID", "PT", *SURFACE), flags=f"--token-s {QUICK_S}"),
     "under load": Run(("stress",)),
+    "anybody's": Run(("openai-api",), flags=f"--token-s {QUICK_S}"),
 }
 
 
@@ -141,6 +142,7 @@ def runs_of(fault: Fault) -> list[str]:
     covering -= {"its options"} if row.area in LOGGED else {"its log", "its ids"}
     covering -= {"its options"} if row.area == "LOCAL" else {"its ways"}
     covering -= set() if row.area in CHAT else {"its surface"}
+    covering -= {"anybody's"} if len(row.profiles) > 1 else set()
     return [name for name in RUNS if name in covering]
 
 
@@ -440,7 +442,10 @@ def main(words: list[str]) -> int:
         "--all", action="store_true", help="all, even if proved.txt knows these files"
     )
     digest = proved.digest()
-    names = chosen(parser.parse_args(words), digest)
+    asked = parser.parse_args(words)
+    if unknown := set(asked.faults) - {*faults.load(), *different.load()}:
+        parser.error(f"no such fault: {', '.join(sorted(unknown))}")
+    names = chosen(asked, digest)
     began_s = time.monotonic()
     prepare()
     results = gather(names)

@@ -56,6 +56,7 @@ def build(
             "profiles": session.profiles,
             "timeout_s": session.timeout_s,
             "selected": selected,
+            "assumed": session.assumed,
         },
         "server": _server(session),
         "verdict": cast(shape.Outcome, outcome.verdict),

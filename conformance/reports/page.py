@@ -65,6 +65,7 @@ def _head(report: Report) -> Html:
             ("tested", started(report)),
             ("took", duration(run["duration_s"])),
             ("profiles", ", ".join(run["profiles"])),
+            ("assumed", ", ".join(run.get("assumed", []))),
             ("model", server["model"]),
             ("software", server["software"]),
             ("catalogue", revision(report)),

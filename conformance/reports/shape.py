@@ -47,7 +47,7 @@ class Suite(TypedDict):
     code_sha256: str
 
 
-class Run(TypedDict):
+class RunAlways(TypedDict):
     """
     When and how it was tested.
 
@@ -62,6 +62,17 @@ class Run(TypedDict):
     profiles: list[str]
     timeout_s: float
     selected: str
+
+
+class Run(RunAlways, total=False):
+    """
+    A run, with what older reports don't tell.
+
+    Attributes:
+        assumed: capabilities that the model was taken to have, whatever its tags say.
+    """
+
+    assumed: list[str]
 
 
 class Server(TypedDict):

@@ -182,6 +182,7 @@ def test_server_that_goes_away_ends_the_run(tmp_path: Path) -> None:
         (THERE | {"cacert": "/no/such"}, "--cacert /no/such"),
         (THERE | {"server_log": "/no/such/log"}, "--server-log /no/such/log: No such file"),
         (THERE | {"profile": ["fast"]}, "--profile fast: unknown; there are"),
+        (THERE | {"assume": ["tools,flying"]}, "--assume flying: unknown; there are"),
         (THERE | {"profile": ["managed"]}, "needs --launch"),
         (THERE | {"profile": ["log"]}, "needs --server-log"),
         (THERE | {"baseline": "/no/such"}, "--baseline /no/such: No such"),

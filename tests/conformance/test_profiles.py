@@ -53,6 +53,37 @@ def test_missing_capability_does_not_apply(tmp_path: Path) -> None:
     assert verdicts["MSG-1"] == "PASS"
 
 
+def test_assumed_capability_is_judged(tmp_path: Path) -> None:
+    """A server without tags is asked for what --assume says, and for nothing besides."""
+    path = tmp_path / "report"
+    run = conformance(
+        *("--launch", miniature("", "--right", "speaks-only-openai"), "--profile", "openai-api"),
+        *("--assume", "tools, logprobs", "-k", "TOOLS-1 or LOGP-1 or SCHEMA-1"),
+        *("--report-json", str(path)),
+    )
+    report = reported(run, path)
+    verdicts = {row["id"]: row["verdict"] for row in report["requirements"]}
+
+    assert {verdicts[name] for name in ("TOOLS-1", "LOGP-1")} == {"PASS"}
+    assert verdicts["SCHEMA-1"] == "INAPPLICABLE"
+    assert report["run"]["assumed"] == ["tools", "logprobs"]
+
+
+def test_openai_api_demands_nothing_of_tier_3a() -> None:
+    """No row about health, ids, times, the log or the queue is in it, and no field that OpenAI lacks."""
+    rows = [row for row in catalogue.load().values() if "openai-api" in row.profiles]
+    ours = {"HEALTH", "RID", "PT", "LOG", "WARM", "CFG", "QUEUE", "LOCAL", "PAT", "TOK", "MSG"}
+
+    assert len(rows) > 80
+    assert not ours & {row.area for row in rows}
+    assert [row.id for row in rows if row.area == "DISC"] == [
+        "DISC-1",
+        "DISC-2",
+        "DISC-3",
+        "DISC-13",
+    ]
+
+
 def test_wire_is_the_default(tmp_path: Path) -> None:
     """Nothing but a URL: the profile wire, and what needs more isn't counted as passed."""
     path = tmp_path / "report"

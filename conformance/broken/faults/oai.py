@@ -1,6 +1,7 @@
 """Wrong completions, streams and errors."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from conformance.broken.capable import Capable
@@ -194,3 +195,19 @@ class TotalIsTheCompletion(Miniature):
 class StreamComesAtItsEnd(Capable):
     def stream(self, asked: Asked, body: dict[str, Any]) -> Iterator[str]:
         yield from list(super().stream(asked, body))
+
+
+@breaks("OAI-7")
+class OneWhoLeavesTakesAllPermits(Miniature):
+    @contextmanager
+    def permit(self) -> Iterator[None]:
+        with self.lock:
+            self.take_permit()
+        try:
+            yield
+        except GeneratorExit:
+            self.n_generating += int(self.options["max_concurrency"])
+            raise
+        with self.lock:
+            self.n_generating -= 1
+            self.lock.notify_all()
