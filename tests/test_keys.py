@@ -75,6 +75,7 @@ def test_limits_are_those_of_the_file(file: Path) -> None:
         (TABLE.format("", ANNA), "keys.toml, line 2: ", "1 to 64 letters"),
         (BOTH + TABLE.format("cat", "annas"), "keys.toml, line 11: ", "64 hexadecimal digits"),
         (BOTH + '[[key]]\nname = "cat"\n', "keys.toml, line 9: ", "64 hexadecimal digits"),
+        (TABLE.format("cat", hashed(b"")), "keys.toml, line 3: ", "an empty key"),
         (BOTH + TABLE.format("ben", "0" * 64), "keys.toml, line 10: ", "another key of the name"),
         (BOTH + TABLE.format("cat", ANNA), "keys.toml, line 11: ", "the key of 'anna' as well"),
     ],

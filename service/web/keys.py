@@ -186,6 +186,8 @@ def _read(table: Mapping[str, Any], place: _Place) -> tuple[str, Key]:
         raise place.fault(
             "sha256", f"'sha256' has 64 hexadecimal digits; `tier3a key {name}` makes it."
         )
+    if digest == hashed(b""):
+        raise place.fault("sha256", "it is the hash of an empty key, which everybody has.")
     for field in _LIMITS:
         limit = table.get(field, 1)
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
