@@ -37,14 +37,20 @@ def program(name: str) -> str:
     """Return where a program of Prometheus is; without it nothing here runs."""
     found = shutil.which(name, path=os.environ.get("PROMETHEUS")) or shutil.which(name)
     if found is None:
-        pytest.skip(f"{name} is not installed, and PROMETHEUS names no folder with it")
+        pytest.skip(
+            f"{name} is not installed, and PROMETHEUS names no folder with it",
+            allow_module_level=True,
+        )
     return found
+
+
+PROMTOOL, PROMETHEUS = program("promtool"), program("prometheus")
 
 
 def promtool(*words: str, text: str | None = None) -> str:
     """Return what promtool says; it has to be content."""
     ended = subprocess.run(
-        [program("promtool"), *words], input=text, capture_output=True, text=True, timeout=60
+        [PROMTOOL, *words], input=text, capture_output=True, text=True, timeout=60
     )
     assert 0 == ended.returncode, ended.stdout + ended.stderr
     return ended.stdout + ended.stderr
@@ -82,7 +88,7 @@ def prometheus(
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [
-                program("prometheus"),
+                PROMETHEUS,
                 f"--config.file={folder / 'prometheus.yml'}",
                 f"--storage.tsdb.path={folder / 'data'}",
                 f"--web.listen-address={address}",
