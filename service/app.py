@@ -26,6 +26,7 @@ from service.web.cors import Cors
 from service.web.edge import Edge
 from service.web.engine_metrics import EngineMetrics
 from service.web.guard import Guard
+from service.web.image_fetch import ImageFetch
 from service.web.intake import Intake
 from service.web.journal import Journal, RouteNote
 from service.web.keys import Keys
@@ -66,7 +67,7 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
     fleet = Fleet(served, names, models_file.memory_bytes(settings) if is_shared else None)
     metrics.registry.register(EngineMetrics(fleet))
     journal = Journal(metrics, logs_probes=settings.log_probes)
-    intake = Intake(fleet, metrics)
+    intake = Intake(fleet, metrics, ImageFetch(settings.image_hosts))
     models = Models(fleet)
     messages = Messages(intake)
     pages = Pages()

@@ -45,7 +45,9 @@ STEP_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 ConstraintKind = Literal["json_object", "json_schema", "regex", "choice", "grammar"]
-ModelKind = Literal["lm", "embeddings", "reranker"]
+ModelKind = Literal["lm", "multimodal", "embeddings", "reranker"]
+GENERATING: tuple[ModelKind, ...] = ("lm", "multimodal")
+"""Kinds of models that answer."""
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -117,6 +119,8 @@ class Chat(Part, frozen=True, tag=True):
         template_options: further values for the template, a JSON object as text.
         add_generation_prompt: end the prompt with what the template puts before an answer.
         continue_final_message: end it inside of the last turn instead, which the answer goes on with.
+        images: files of images, in the order in which they stand in the turns.
+        image_mark: stands in a turn's content where an image is, and in no other text.
     """
 
     turns: tuple[Turn, ...]
@@ -125,6 +129,8 @@ class Chat(Part, frozen=True, tag=True):
     template_options: str = "{}"
     add_generation_prompt: bool = True
     continue_final_message: bool = False
+    images: tuple[bytes, ...] = ()
+    image_mark: str = ""
 
 
 class Text(Part, frozen=True, tag=True):
@@ -234,7 +240,8 @@ class ModelCard(Part, frozen=True):
         knows_calls: the notation of its own calls is known; where not, it calls where a request demands it.
         knows_thinking: its chat template keeps reasoning apart.
         notes: what an operator should know of it, each a clause that begins with "it" or "its".
-        kind: what it makes of texts: answers, vectors, or how well one of them answers the other.
+        kind: what it makes of texts: answers, vectors, or how well one of them answers the other; a
+            multimodal one answers, and takes images as well.
     """
 
     id: str
@@ -311,6 +318,7 @@ class Load(Message, frozen=True):
         reasoning_parser: name of the notation of its thoughts; None: as its chat template shows.
         stall_timeout_s: seconds without progress after which it is killed.
         model_type: kind of the model, by its name in the settings; `auto`: as its files tell.
+        max_image_pixels: most pixels of an image.
     """
 
     model_path: str | None
@@ -336,6 +344,7 @@ class Load(Message, frozen=True):
     reasoning_parser: str | None = None
     stall_timeout_s: float = 30.0
     model_type: str = "auto"
+    max_image_pixels: int = 40_000_000
 
 
 class Submit(Message, frozen=True):

@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 MODEL_TYPES = ("auto", "lm", "multimodal", "embeddings", "whisper")
-BUILT_MODEL_TYPES = ("auto", "lm", "embeddings")
+BUILT_MODEL_TYPES = ("auto", "lm", "multimodal", "embeddings")
 BOOT_FAILURE_STATUS = 3
 # Notations of calls and of thoughts by name; the rows are in service/engine/text/notations.py.
 TOOL_PARSERS = (
@@ -133,6 +133,19 @@ class Host(Listed):
         return host
 
 
+class ImageHost(Listed):
+    """Whom to ask for images: a name or an address, with a port where it is no usual one."""
+
+    name = "HOST"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it in lower case; fails with the forms that it has."""
+        host = str(value).lower()
+        if not re.fullmatch(r"([a-z0-9_.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?", host):
+            self.fail(f"{value!r} is not HOST or HOST:PORT.", param, ctx)
+        return host
+
+
 class Option(click.Option):
     """An option whose variable counts even when it is set to nothing, if nothing would be dangerous."""
 
@@ -179,8 +192,8 @@ class Settings:
     )  # fmt: skip
     model_type: str = _option(
         "MODEL_TYPE", "--model-type", ModelType(), "auto",
-        "Kind of the model: lm answers, embeddings makes vectors of texts or ranks them. auto: what its own "
-        "files tell.",
+        "Kind of the model: lm answers, multimodal takes images as well, embeddings makes vectors of texts "
+        "or ranks them. auto: what its own files tell.",
     )  # fmt: skip
     context_length: int | None = _option(
         "CONTEXT_LENGTH", "--context-length", Whole(min=16), None,
@@ -273,6 +286,15 @@ class Settings:
         "Further names that requests may give this server in their Host header, or * for any: as a flag "
         "several times, as a variable with commas between. None: on a loopback address this machine's own, "
         "elsewhere any.",
+    )  # fmt: skip
+    image_hosts: tuple[str, ...] = _option(
+        "IMAGE_HOSTS", "--image-host", ImageHost(), (),
+        "Hosts that may be asked for images, each HOST or HOST:PORT: as a flag several times, as a variable "
+        "with commas between. None: images come with the request.",
+    )  # fmt: skip
+    max_image_pixels: int = _option(
+        "MAX_IMAGE_PIXELS", "--max-image-pixels", Whole(min=4096), 40_000_000,
+        "Most pixels of an image.",
     )  # fmt: skip
     allow_grammars: bool = _option(
         "ALLOW_GRAMMARS", "--allow-grammars", click.BOOL, False,

@@ -28,6 +28,7 @@ from service.protocol import (
 )
 from service.telemetry import Metrics
 from service.web import sse
+from service.web.image_fetch import ImageFetch
 from service.web.intake import Intake, collect
 from service.web.journal import Visit
 
@@ -79,7 +80,9 @@ class Case:
         self.model = ServedModel(
             cast(Supervisor, self.engine), Admission(1, 1, 5.0), Admission(1, 1, 5.0)
         )
-        self.intake = Intake(Fleet([self.model], Names({"gpt-4": CARD.id})), self.metrics)
+        self.intake = Intake(
+            Fleet([self.model], Names({"gpt-4": CARD.id})), self.metrics, ImageFetch(())
+        )
 
     @property
     def n_permits_in_use(self) -> int:

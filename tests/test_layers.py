@@ -27,6 +27,7 @@ ENGINE_ROOMS: dict[str, set[str]] = {
     "cache": {"model"},
     "text": {"model"},
     "embed": {"model", "text"},
+    "vision": {"model", "cache", "text"},
     "constrain": {"model", "text"},
     "decoding": {"model", "cache", "text", "constrain"},
     "scheduler": {"model", "cache", "text", "constrain", "decoding"},

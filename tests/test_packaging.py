@@ -35,7 +35,7 @@ def imported(folder: Path) -> set[str]:
                 modules |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 modules.add(node.module.partition(".")[0])
-    known = packages_distributions()
+    known = {"PIL": ["pillow"]} | dict(packages_distributions())  # an extra's may not be installed
     return {
         known.get(module, [module])[0].lower().replace("_", "-")
         for module in modules - OURS - {*sys.stdlib_module_names}

@@ -84,6 +84,26 @@ TABLE: list[tuple[str, str, str, Any, str, str, Any, Any]] = [
         ("mac.example", "10.0.0.7"),
         ("*",),
     ),
+    (
+        "image_hosts",
+        "IMAGE_HOSTS",
+        "--image-host",
+        (),
+        "a.example, B.example:81",
+        "[::1]:80",
+        ("a.example", "b.example:81"),
+        ("[::1]:80",),
+    ),
+    (
+        "max_image_pixels",
+        "MAX_IMAGE_PIXELS",
+        "--max-image-pixels",
+        40_000_000,
+        "4096",
+        "9000000",
+        4096,
+        9_000_000,
+    ),
     ("allow_grammars", "ALLOW_GRAMMARS", "--allow-grammars", False, "true", "false", True, False),
     ("kv_bits", "KV_BITS", "--kv-bits", None, "4", "8", 4, 8),
     ("max_kv_size", "MAX_KV_SIZE", "--max-kv-size", None, "16", "4096", 16, 4096),
@@ -165,6 +185,9 @@ BAD = [
     ("--allowed-origin", "ALLOWED_ORIGINS", "localhost", ["scheme://host"]),
     ("--allowed-origin", "ALLOWED_ORIGINS", "http://a.example/", ["scheme://host"]),
     ("--allowed-host", "ALLOWED_HOSTS", "http://mac.example", ["name or an address"]),
+    ("--image-host", "IMAGE_HOSTS", "http://a.example", ["HOST or HOST:PORT"]),
+    ("--image-host", "IMAGE_HOSTS", "*", ["HOST or HOST:PORT"]),
+    ("--max-image-pixels", "MAX_IMAGE_PIXELS", "4095", ["x>=4096"]),
     ("--stall-timeout", "STALL_TIMEOUT", "0", ["1<=x<=3600"]),
     ("--load-timeout", "LOAD_TIMEOUT", "soon", ["1<=x<=86400"]),
     ("--engine-memory-mb", "ENGINE_MEMORY_MB", "63", ["x>=64"]),
@@ -281,12 +304,15 @@ def test_bad_value_in_the_environment(
     ]
 
 
-@pytest.mark.parametrize("kind", ["multimodal", "whisper"])
+@pytest.mark.parametrize("kind", ["whisper"])
 def test_model_type_when_known_but_not_built(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A type that is planned stops the start with a line that says so and names what is served."""
     printed = refusal(["--model-type", kind], capsys)
 
-    assert f"'{kind}' is not built yet; this version serves: auto, lm, embeddings." in printed
+    assert (
+        f"'{kind}' is not built yet; this version serves: auto, lm, multimodal, embeddings."
+        in printed
+    )
     assert "--model-type" in printed
 
 

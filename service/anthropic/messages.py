@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from service.errors import InvalidRequest, UnsupportedParameter
 from service.openai import request_fields
 from service.openai.chat import MAX_MESSAGES
+from service.openai.images import Images, source_of
 from service.protocol import Chat, Job, ModelCard, Sampling, Tool, ToolCall, Turn
 
 # Documented fields that are not implemented, with the values at which they change nothing.
@@ -30,6 +31,7 @@ NOT_IMPLEMENTED: dict[str, tuple[Any, ...]] = {
 }
 # An edit of the context that changes nothing: chat templates leave out thoughts of earlier turns anyway.
 HARMLESS_EDITS = frozenset({"clear_thinking_20251015"})
+BETWEEN = "\n\n"  # of two blocks
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _FORM = "output_config.format.schema"
 
@@ -109,12 +111,13 @@ def prompt(body: Mapping[str, Any], card: ModelCard) -> Chat:
             demand for a tool that is not offered, or a schema that can't be.
     """
     offered, _ = request_fields.chosen(_choice(body), _tools(body.get("tools") or ()))
-    turns = _turns(body)
+    images = Images(card)
+    turns = _turns(body, images)
     switches = {
         "chat_template_kwargs": _switches(body, card),
         "continue_final_message": turns[-1].role == "assistant" and not turns[-1].tool_calls,
     }
-    return request_fields.chat(turns, offered, switches, card)
+    return request_fields.chat(turns, offered, switches, card, images)
 
 
 def _choice(body: Mapping[str, Any]) -> str:
@@ -165,19 +168,22 @@ def _effort(body: Mapping[str, Any]) -> str | None:
     return effort
 
 
-def _turns(body: Mapping[str, Any]) -> tuple[Turn, ...]:
+def _turns(body: Mapping[str, Any], images: Images) -> tuple[Turn, ...]:
     """Return the system's text and all messages as turns, adjoining ones of the same role as one."""
     if len(body["messages"]) > MAX_MESSAGES:
         raise InvalidRequest(f"There are over {MAX_MESSAGES} messages.", param="messages")
     system = _text(body.get("system") or (), "system")
     found = [Turn("system", system)] if system else []
     for i, message in enumerate(body["messages"]):
-        for turn in _message(message["role"], message["content"], f"messages.{i}.content"):
+        where = f"messages.{i}.content"
+        for turn in _message(message["role"], message["content"], where, images):
             last = found[-1] if found else None
             if last is not None and last.role == turn.role != "tool":
                 found[-1] = replace(
                     last,
-                    content=_joined(filter(None, (last.content, turn.content))) or last.content,
+                    content=images.joined(last.content, turn.content, BETWEEN)
+                    if last.content and turn.content
+                    else turn.content or last.content,
                     tool_calls=last.tool_calls + turn.tool_calls,
                     reasoning=_joined(filter(None, (last.reasoning, turn.reasoning))) or None,
                 )
@@ -188,7 +194,9 @@ def _turns(body: Mapping[str, Any]) -> tuple[Turn, ...]:
     return tuple(found)
 
 
-def _message(role: str, content: str | Sequence[Mapping[str, Any]], where: str) -> Iterator[Turn]:
+def _message(
+    role: str, content: str | Sequence[Mapping[str, Any]], where: str, images: Images
+) -> Iterator[Turn]:
     """Yield a turn for each block that the model reads."""
     if isinstance(content, str):
         yield Turn(role, content)
@@ -197,6 +205,8 @@ def _message(role: str, content: str | Sequence[Mapping[str, Any]], where: str) 
         match role, block["type"]:
             case _, "text":
                 yield Turn(role, block["text"])
+            case "user", "image":
+                yield Turn(role, _image(block, f"{where}.{k}", images))
             case "assistant", "thinking":
                 yield Turn(role, reasoning=block.get("thinking"))
             case "assistant", "redacted_thinking":
@@ -205,26 +215,44 @@ def _message(role: str, content: str | Sequence[Mapping[str, Any]], where: str) 
                 call = ToolCall(block["id"], block["name"], json.dumps(block["input"]))
                 yield Turn(role, tool_calls=(call,))
             case "user", "tool_result":
-                text = _text(block.get("content") or (), f"{where}.{k}.content")
+                text = _text(block.get("content") or (), f"{where}.{k}.content", images)
                 text = f"Error: {text}" if block.get("is_error") else text
                 yield Turn("tool", text, tool_call_id=block["tool_use_id"])
             case _:
                 raise _unreadable(block["type"], f"{where}.{k}.type")
 
 
-def _text(content: str | Sequence[Mapping[str, Any]], where: str) -> str:
-    """Return *content*, where only text can stand, as one text."""
+def _image(block: Mapping[str, Any], where: str, images: Images) -> str:
+    """Return what stands for the image of *block* in a turn's content."""
+    if not images.are_taken:
+        raise _unreadable("image", f"{where}.type")
+    kind, given = source_of(block)
+    add = images.add_base64 if kind == "base64" else images.add
+    return add(given, f"{where}.source")
+
+
+def _text(
+    content: str | Sequence[Mapping[str, Any]], where: str, images: Images | None = None
+) -> str:
+    """Return *content* as one text, with *images* in it where any can stand."""
     if isinstance(content, str):
         return content
+    found = ""
     for k, block in enumerate(content):
-        if block["type"] != "text":
+        if block["type"] == "text":
+            text = block["text"]
+        elif block["type"] == "image" and images is not None:
+            text = _image(block, f"{where}.{k}", images)
+        else:
             raise _unreadable(block["type"], f"{where}.{k}.type")
-    return _joined(block["text"] for block in content)
+        between = BETWEEN if k else ""
+        found = images.joined(found, text, between) if images else found + between + text
+    return found
 
 
 def _joined(texts: Iterable[str]) -> str:
     """Return *texts* as one; blocks are paragraphs, and their borders must not be lost."""
-    return "\n\n".join(texts)
+    return BETWEEN.join(texts)
 
 
 def _unreadable(kind: str, where: str) -> InvalidRequest:

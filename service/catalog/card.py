@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from service.protocol import ModelCard, ModelKind
+from service.protocol import GENERATING, ModelCard, ModelKind
 
 EMBEDDED_FOLDER = Path(__file__).resolve().parent / "embedded"
 EMBEDDED_ID = "local-mlx/gemma-3-demo"
@@ -68,6 +68,7 @@ _NAMED_BITS = {
 
 _KINDS: dict[ModelKind, str] = {
     "lm": "language model",
+    "multimodal": "language model that takes images",
     "embeddings": "embedding model",
     "reranker": "reranking model",
 }
@@ -132,8 +133,10 @@ def read_card(
             f"its config.json tells no context length, and {own:,} tokens are assumed; "
             "CONTEXT_LENGTH sets another"
         )
-    if kind == "lm" and not templates:
+    if kind in GENERATING and not templates:
         notes.append("it has no chat template: completions are served, chats are refused")
+    if kind == "lm" and isinstance(config.get("vision_config"), dict):
+        notes.append("its texts are served, and no images")
     used = " ".join(_TEMPLATE_TAG.findall(" ".join(templates)))
     bits = list(dict.fromkeys(_weight_bits(folder, config)))
     card = ModelCard(
@@ -291,7 +294,9 @@ def _description(card: ModelCard, folder: Path, config: Mapping[str, Any], bits:
         f"{'- and '.join(map(str, sorted(bits)))}-bit quantized weights" if bits else "weights"
     )
     known = {"tools": card.knows_tools, "thinking": card.knows_thinking}
-    takes = " and ".join(name for name, is_known in known.items() if is_known and card.kind == "lm")
+    takes = " and ".join(
+        name for name, is_known in known.items() if is_known and card.kind in GENERATING
+    )
     return (
         f"{card.id.rpartition('/')[2]}: {config['model_type']} {_KINDS[card.kind]} running on MLX, "
         f"{size_mb:,.1f} MB of {weights}" + (f", made for {takes}" if takes else "")

@@ -8,6 +8,7 @@ folder of each step has its settings, `sentence_bert_config.json` the longest te
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ Pooling = Literal["cls", "last", "max", "mean"]
 ENCODERS = ("bert", "llama_bidirec", "modernbert", "xlm-roberta")
 """Types that only read; none of them is a language model."""
 
+# What the setting says outright; embeddings may rank.
+_ASKED: dict[str, ModelKind] = {"lm": "lm", "multimodal": "multimodal"}
 _RANKING = "ForSequenceClassification"
 _POOLINGS: dict[str, Pooling] = {
     "pooling_mode_cls_token": "cls",
@@ -44,11 +47,19 @@ def kind_of(folder: Path, model_type: str) -> ModelKind:
         UnfitModel: `config.json` is unreadable.
     """
     config = read_json(folder / "config.json") or {}
-    if model_type == "lm":
-        return "lm"
+    if model_type in _ASKED:
+        return _ASKED[model_type]
     if any(str(name).endswith(_RANKING) for name in config.get("architectures") or ()):
         return "reranker"
-    return "embeddings" if model_type == "embeddings" or _is_encoder(folder, config) else "lm"
+    if model_type == "embeddings" or _is_encoder(folder, config):
+        return "embeddings"
+    return "multimodal" if _sees(config) else "lm"
+
+
+def _sees(config: Mapping[str, Any]) -> bool:
+    """Whether a model has a part for images, and what reads them is installed; its texts are read without."""
+    has_tower = isinstance(config.get("vision_config"), dict)
+    return has_tower and importlib.util.find_spec("mlx_vlm") is not None
 
 
 def _is_encoder(folder: Path, config: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ the queues holds more than the API process has permits for.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import queue
@@ -35,6 +36,7 @@ from service.engine.text import sandbox
 from service.engine.text.prompt import Prepared, RefusedPrompt
 from service.engine.worker import Worker
 from service.protocol import (
+    GENERATING,
     Accepted,
     CacheFault,
     Cancel,
@@ -55,6 +57,8 @@ from service.protocol import (
 )
 
 _log = logging.getLogger(__name__)
+
+NEEDS_VISION = "it takes images, for which pip install 'mlx-tier3a[vision]' brings what is needed"
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,11 @@ def serve(
     threading.Thread(target=reader.read, name="reader", daemon=True).start()
     try:
         _download(channel, order)
-        if _kind(order) == "lm":
+        kind = _kind(order)
+        if kind in GENERATING:
             engine = Engine(channel, pulse or Pulse())
             reader.engine = engine
-            engine.run(load(order), order)
+            engine.run(_loaded(order, kind), order)
         else:
             embedding = EmbeddingEngine(channel, pulse or Pulse())
             reader.engine = embedding
@@ -111,6 +116,23 @@ def _download(channel: Channel, order: Load) -> None:
 def _kind(order: Load) -> ModelKind:
     """Return what the model is served as, by its own files where *order* leaves it to them."""
     return kind_of(locate(order.model_path)[1], order.model_type)
+
+
+def _loaded(order: Load, kind: ModelKind) -> LoadedModel:
+    """Load what *order* names by what its *kind* needs."""
+    if kind != "multimodal":
+        return load(order)
+    try:
+        if importlib.util.find_spec("mlx_vlm") is None:
+            raise UnfitModel(NEEDS_VISION)
+        from service.engine.vision.load import load_vision  # only here: it is an extra's
+
+        return load_vision(order)
+    except UnfitModel as error:
+        if order.model_type != "auto":
+            raise
+        _log.warning("its texts are served, and no images: %s", error)
+        return load(order)
 
 
 class _Reader:

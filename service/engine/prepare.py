@@ -11,6 +11,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from service.engine.constrain.compile import GrammarCompiler, UnfitGrammar
 from service.engine.constrain.prover import Prover
 from service.engine.constrain.token_mask import LastingMask
+from service.engine.model.images import ImageReader
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.text.prompt import Prepared, Prompter, RefusedPrompt, TokenMask
 from service.protocol import Job, Prompt
@@ -28,6 +29,7 @@ class Preparer:
         window: of prompts as long or longer, find where a chat's last turn begins.
         model_context_length: what the model could do with more memory; None: it can do no more.
         prover: tries each grammar before it is compiled; None: nobody does.
+        images: reads images; None: the model takes none.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Preparer:
         window: float = math.inf,
         model_context_length: int | None = None,
         prover: Prover | None = None,
+        images: ImageReader | None = None,
     ) -> None:
         self._prompter = Prompter(
             tokenizer,
@@ -47,6 +50,7 @@ class Preparer:
             vocabulary,
             window=window,
             model_context_length=model_context_length,
+            images=images,
         )
         self._compiler = GrammarCompiler(
             tokenizer, vocabulary, allow_grammars=allow_grammars, prover=prover

@@ -88,6 +88,7 @@ def _started(loaded: LoadedModel, order: Load, on_fault: Callable[[str], None]) 
         window=memory.window,
         model_context_length=memory.model_context_length,
         prover=None if vocabulary.ll_tokenizer is None else Prover(vocabulary.ll_tokenizer),
+        images=loaded.images,
     )
     scheduler = Scheduler(
         loaded,

@@ -15,6 +15,7 @@ from typing import Any
 from service.errors import InvalidRequest
 from service.openai import custom_tools, cut_json, request_fields
 from service.openai.body import decode
+from service.openai.images import Images, unreadable
 from service.openai.logprobs import entry
 from service.openai.usage import Usage
 from service.protocol import Delta, Job, ModelCard, TokenLogprob, Tool, ToolCall, Turn
@@ -74,9 +75,11 @@ def parse(body: dict[str, Any], card: ModelCard) -> ChatRequest:
         offered, must_call = request_fields.chosen(choice, functions, "function_call")
     else:
         offered, must_call = request_fields.chosen(_tool_choice(body), _tools(body))
+    images = Images(card)
+    said = turns(body["messages"], images)
     max_tokens = request_fields.limit(body.get("max_completion_tokens") or body.get("max_tokens"))
     job = Job(
-        prompt=request_fields.chat(turns(body["messages"]), offered, body, card),
+        prompt=request_fields.chat(said, offered, body, card, images),
         sampling=request_fields.sampling(body),
         max_tokens=max_tokens,
         min_tokens=request_fields.min_tokens(body, max_tokens),
@@ -147,9 +150,9 @@ def _function_choice(body: dict[str, Any]) -> str | None:
     return f":{choice['name']}" if isinstance(choice, dict) else choice
 
 
-def turns(messages: Sequence[dict[str, Any]]) -> tuple[Turn, ...]:
+def turns(messages: Sequence[dict[str, Any]], images: Images) -> tuple[Turn, ...]:
     """
-    Return the turns of a chat in OpenAI's form.
+    Return the turns of a chat in OpenAI's form; its images are added to *images*.
 
     Raises:
         InvalidRequest: over MAX_MESSAGES, content that is not text, or a tool call whose arguments are
@@ -164,7 +167,7 @@ def turns(messages: Sequence[dict[str, Any]]) -> tuple[Turn, ...]:
     for i, message in enumerate(messages):
         if message.get("function_call"):
             call_id = f"call_function_{i}"
-        found.append(_turn(message, f"messages.{i}", call_id))
+        found.append(_turn(message, f"messages.{i}", call_id, images))
     return tuple(found)
 
 
@@ -172,13 +175,13 @@ def turns(messages: Sequence[dict[str, Any]]) -> tuple[Turn, ...]:
 _ROLES = {"developer": "system", "function": "tool"}
 
 
-def _turn(message: dict[str, Any], where: str, call_id: str) -> Turn:
+def _turn(message: dict[str, Any], where: str, call_id: str, images: Images) -> Turn:
     role = message["role"]
     calls = [
         _tool_call(call, f"{where}.tool_calls.{k}")
         for k, call in enumerate(message.get("tool_calls") or ())
     ]
-    content = _text(message.get("content"), f"{where}.content")
+    content = _text(message.get("content"), f"{where}.content", images)
     if role == "assistant":
         content = content or message.get("refusal") or content
         if message.get("function_call"):
@@ -200,16 +203,20 @@ def _thoughts(message: dict[str, Any]) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _text(content: str | list[dict[str, Any]] | None, where: str) -> str | None:
+def _text(content: str | list[dict[str, Any]] | None, where: str, images: Images) -> str | None:
     """Return *content* as one text; parts follow each other with nothing between them."""
     if content is None or isinstance(content, str):
         return content
+    texts = []
     for k, part in enumerate(content):
-        if part["type"] not in {"text", "refusal"}:
-            raise InvalidRequest(
-                "This model reads text only.", param=f"{where}.{k}.type", code="unsupported_content"
-            )
-    return "".join(part[part["type"]] for part in content)
+        match part["type"]:
+            case "text" | "refusal" as kind:
+                texts.append(part[kind])
+            case "image_url":
+                texts.append(images.add(part["image_url"]["url"], f"{where}.{k}.image_url"))
+            case _:
+                raise unreadable(f"{where}.{k}.type")
+    return "".join(texts)
 
 
 def _tool_call(call: dict[str, Any], where: str) -> ToolCall:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from service.errors import UnsupportedModelType
-from service.protocol import ModelCard, ModelKind
+from service.protocol import GENERATING, ModelCard, ModelKind
 
 OWNER = "local-mlx"
 TIER = "3A"
 _DOES: dict[ModelKind, str] = {
     "lm": "answers: /v1/chat/completions, /v1/responses, /v1/messages and /v1/completions",
+    "multimodal": "answers, and takes images: /v1/chat/completions, /v1/responses, /v1/messages and "
+    "/v1/completions",
     "embeddings": "makes vectors of texts: /v1/embeddings, /v1/rerank and /v1/score",
     "reranker": "ranks texts: /v1/rerank and /v1/score",
 }
@@ -47,7 +49,9 @@ def wrong_kind(card: ModelCard, param: str = "model") -> UnsupportedModelType:
 
 def _tags(card: ModelCard) -> list[str]:
     """Return what a client can count on here; what the model alone could do is in its description."""
-    if card.kind != "lm":  # no "tokenize": many such tokenizers drop capitals and spaces for good
+    if (
+        card.kind not in GENERATING
+    ):  # no "tokenize": many such tokenizers drop capitals and spaces for good
         tags = {
             "local": True,
             "embeddings": card.kind == "embeddings",
@@ -59,6 +63,7 @@ def _tags(card: ModelCard) -> list[str]:
     tags = {
         "local": True,
         "chat": can_chat,
+        "images": can_chat and card.kind == "multimodal",
         "tools": can_chat and card.knows_tools and card.knows_calls,
         "json_schema": can_chat,
         "logprobs": can_chat,

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from service.errors import InvalidRequest, UnsupportedParameter
 from service.openai.body import MAX_DEPTH, decode
+from service.openai.images import Images
 from service.protocol import Chat, Constraint, ConstraintKind, Job, ModelCard, Sampling, Tool, Turn
 
 MAX_FORM_BYTES = 64 * 1024  # taste
@@ -116,10 +117,21 @@ def several(job: Job, n: int) -> tuple[Job, ...]:
 
 
 def chat(
-    turns: Sequence[Turn], tools: Sequence[Tool], body: Mapping[str, Any], card: ModelCard
+    turns: Sequence[Turn],
+    tools: Sequence[Tool],
+    body: Mapping[str, Any],
+    card: ModelCard,
+    images: Images | None = None,
 ) -> Chat:
     """
     Return the prompt that *turns* and *tools* are, with the switches that *body* gives its template.
+
+    Args:
+        turns: the chat, with marks where *images* stand.
+        tools: what the model may call.
+        body: the request, or what of it concerns the template.
+        card: of the model.
+        images: of the request; None: it has none.
 
     Raises:
         UnsupportedParameter: it asks a model that can't for tools.
@@ -164,6 +176,8 @@ def chat(
         template_options=json.dumps(options),
         add_generation_prompt=opens is not False and not goes_on,
         continue_final_message=goes_on,
+        images=tuple(images.files) if images else (),
+        image_mark=images.mark if images and images.files else "",
     )
 
 

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from service.errors import InvalidRequest, UnsupportedParameter
 from service.openai import chat, custom_tools
+from service.openai.images import Images, unreadable
 from service.protocol import ToolCall, Turn
 
 Item = dict[str, Any]
@@ -101,9 +102,9 @@ def _parts(message: Item) -> list[Item]:
     ]
 
 
-def turns(earlier: Sequence[Item], given: Sequence[Item]) -> tuple[Turn, ...]:
+def turns(earlier: Sequence[Item], given: Sequence[Item], images: Images) -> tuple[Turn, ...]:
     """
-    Return the turns that the items of a conversation are, those of the request last.
+    Return the turns that the items of a conversation are, those of the request last; images to *images*.
 
     Thoughts belong to what the model says or calls next.
 
@@ -124,11 +125,11 @@ def turns(earlier: Sequence[Item], given: Sequence[Item]) -> tuple[Turn, ...]:
             continue
         if item["type"] == "message":
             role = "system" if item["role"] == "developer" else item["role"]
-            found.append(Turn(role, _text(item["content"], f"{where}.content")))
+            found.append(Turn(role, _text(item["content"], f"{where}.content", images)))
         elif item["type"] in {"function_call", "custom_tool_call"}:
             _add_call(item, where, found, is_new=bool(thoughts))
         elif item["type"] in {"function_call_output", "custom_tool_call_output"}:
-            output = _text(item["output"], f"{where}.output")
+            output = _text(item["output"], f"{where}.output", images)
             found.append(Turn("tool", output, tool_call_id=item["call_id"]))
         if thoughts and found[-1].role == "assistant":
             found[-1] = replace(found[-1], reasoning=thoughts)
@@ -156,17 +157,21 @@ def _add_call(item: Item, where: str, found: list[Turn], *, is_new: bool) -> Non
     found[-1] = replace(found[-1], tool_calls=(*found[-1].tool_calls, call))
 
 
-def _text(content: str | Sequence[Item], where: str) -> str:
+def _text(content: str | Sequence[Item], where: str, images: Images) -> str:
     """Return *content* as one text; parts follow each other with nothing between them."""
     if isinstance(content, str):
         return content
     texts = []
     for k, part in enumerate(content):
-        if part["type"] not in {"input_text", "output_text", "refusal"}:
-            raise InvalidRequest(
-                "This model reads text only.", param=f"{where}.{k}.type", code="unsupported_content"
-            )
-        texts.append(part["refusal" if part["type"] == "refusal" else "text"])
+        match part["type"]:
+            case "input_text" | "output_text":
+                texts.append(part["text"])
+            case "refusal":
+                texts.append(part["refusal"])
+            case "input_image":
+                texts.append(images.add(part.get("image_url"), f"{where}.{k}.image_url"))
+            case _:
+                raise unreadable(f"{where}.{k}.type")
     return "".join(texts)
 
 

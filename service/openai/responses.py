@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from service.errors import InvalidRequest, UnsupportedParameter
 from service.openai import custom_tools, request_fields, response_items
+from service.openai.images import Images
 from service.openai.response_items import Item, Memory
 from service.protocol import Constraint, Job, ModelCard, Tool, Turn
 
@@ -101,12 +102,13 @@ def parse(body: dict[str, Any], card: ModelCard, memory: Memory) -> ResponseRequ
     request_fields.distinct([one.tool for one in tools])
     offered, must_call = request_fields.chosen(_tool_choice(body, tools), _allowed(body, tools))
     items = response_items.received(body["input"], memory)
+    images = Images(card)
     turns = _with_instructions(
-        body.get("instructions"), response_items.turns(_earlier(body, memory), items)
+        body.get("instructions"), response_items.turns(_earlier(body, memory), items, images)
     )
     effort = {"reasoning_effort": (body.get("reasoning") or {}).get("effort")}
     job = Job(
-        prompt=request_fields.chat(turns, offered, effort, card),
+        prompt=request_fields.chat(turns, offered, effort, card, images),
         sampling=request_fields.sampling({name: body.get(name) for name in _SAMPLING}),
         max_tokens=request_fields.limit(body.get("max_output_tokens")),
         top_logprobs=_top_logprobs(body),

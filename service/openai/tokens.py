@@ -13,7 +13,7 @@ import msgspec
 
 from service.errors import InvalidRequest, RequestTooLarge
 from service.openai import chat, completions, models, request_fields
-from service.protocol import Chat, Job, ModelCard, Prompt, Text, Tokenized, Tokens
+from service.protocol import GENERATING, Chat, Job, ModelCard, Prompt, Text, Tokenized, Tokens
 
 # The tokenizer, which all requests share, is not kept busy for long with what no model could read.
 MAX_BYTES = 256 * 1024  # taste: a second of the slowest tokenizer that was seen
@@ -37,7 +37,7 @@ def prompt(body: dict[str, Any], card: ModelCard) -> Prompt:
         InvalidRequest: it is both, or as `chat.parse`.
     """
     if _is_chat(body):
-        if card.kind != "lm":
+        if card.kind not in GENERATING:
             raise models.wrong_kind(card, param="messages")
         request_fields.refuse(body, NOT_IMPLEMENTED_FOR_CHATS)
         return chat.parse(body, card).jobs[0].prompt

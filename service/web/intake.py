@@ -28,6 +28,7 @@ from service.fleet.ticket import Ticket
 from service.openai import models, tokens
 from service.openai.body import decode_measured, measure
 from service.protocol import (
+    GENERATING,
     Delta,
     Embedded,
     Job,
@@ -41,6 +42,7 @@ from service.protocol import (
 )
 from service.telemetry import Metrics
 from service.web import sse
+from service.web.image_fetch import ImageFetch
 from service.web.journal import Visit
 
 _log = logging.getLogger(__name__)
@@ -102,9 +104,11 @@ class Intake:
     Args:
         fleet: the models.
         metrics: where broken streams are counted.
+        image_fetch: gets images that requests give by their address.
     """
 
-    def __init__(self, fleet: Fleet, metrics: Metrics) -> None:
+    def __init__(self, fleet: Fleet, metrics: Metrics, image_fetch: ImageFetch) -> None:
+        self._image_fetch = image_fetch
         self._fleet = fleet
         self._metrics = metrics
 
@@ -113,7 +117,7 @@ class Intake:
         Return the request's body, which keeps *contract*; others get their turn between two steps of it.
 
         Raises:
-            InvalidRequest: it is no strict JSON, or breaks the contract.
+            InvalidRequest: it is no strict JSON, or breaks the contract, or has an image that can't be had.
         """
         raw = await req.stream.read()
         for _ in measure(raw):
@@ -122,9 +126,10 @@ class Intake:
         await asyncio.sleep(0)
         contracts.check(contract, body)
         await asyncio.sleep(0)
+        await self._image_fetch.fill(body)
         return body
 
-    def card(self, model: str | None, kinds: tuple[ModelKind, ...] = ("lm",)) -> ModelCard:
+    def card(self, model: str | None, kinds: tuple[ModelKind, ...] = GENERATING) -> ModelCard:
         """
         Return the card of the model that a request means by *model*, or by leaving it out.
 

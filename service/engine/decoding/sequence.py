@@ -18,6 +18,7 @@ import numpy as np
 
 from service.engine.cache.prefix_cache import Cache, Ids
 from service.engine.decoding.sampling import SequenceSampling
+from service.engine.model.images import ReadImage
 from service.engine.text.answer import Answer
 from service.protocol import FinishReason, Job, Spent
 
@@ -59,6 +60,7 @@ class Sequence:
         first_s: when its first token was there; None: not yet.
         alone_until: it goes on without others until it has so many tokens.
         n_times_tried: how often it had to.
+        images: those of which the prompt has tokens, held while they may have to be read.
     """
 
     ticket: int
@@ -83,6 +85,7 @@ class Sequence:
     first_s: float | None = None
     alone_until: int = 0
     n_times_tried: int = 0
+    images: tuple[ReadImage, ...] = ()
 
     def __post_init__(self) -> None:
         """Begin with the prompt's tokens."""

@@ -32,6 +32,7 @@ from service.catalog.card import (
 )
 from service.engine.model import hub
 from service.engine.model.fold import fold_norms
+from service.engine.model.images import ImageReader
 from service.engine.model.mend import mend
 from service.protocol import Load, ModelCard, Sampling
 
@@ -53,12 +54,14 @@ class LoadedModel:
         tokenizer: mlx-lm's wrapper around the model's own.
         card: what the model's files say of it.
         sampling: how the model's files advise to sample; every field but `seed` is set.
+        images: reads images for it; None: it takes none.
     """
 
     model: nn.Module
     tokenizer: TokenizerWrapper
     card: ModelCard
     sampling: Sampling
+    images: ImageReader | None = None
 
 
 def load(order: Load) -> LoadedModel:
@@ -98,6 +101,23 @@ def open_model(order: Load, *, is_lazy: bool = False) -> LoadedModel:
         check_code(folder)
     check_weights(folder)
     model, ends = _model(folder, is_trusted=order.trust_remote_code, is_lazy=is_lazy)
+    tokenizer = open_tokenizer(folder, ends, order, template)
+    return LoadedModel(model, tokenizer, card, sampling_defaults(folder))
+
+
+def open_tokenizer(folder: Path, ends: Any, order: Load, template: str | None) -> TokenizerWrapper:
+    """
+    Return the tokenizer of the model in *folder*.
+
+    Args:
+        folder: of the model.
+        ends: the tokens that its files say end an answer.
+        order: what the engine was told.
+        template: the chat template in place of its own; None: its own.
+
+    Raises:
+        UnfitModel: it can't be loaded, or the *template* is of no use.
+    """
     settings: dict[str, Any] = {"trust_remote_code": order.trust_remote_code}
     if template is not None:
         settings["chat_template"] = template
@@ -107,7 +127,7 @@ def open_model(order: Load, *, is_lazy: bool = False) -> LoadedModel:
     # Where mlx-lm keeps what it knows of a model's notations, too.
     tokenizer.init_kwargs["tool_parser"] = order.tool_parser
     tokenizer.init_kwargs["reasoning_parser"] = order.reasoning_parser
-    return LoadedModel(model, tokenizer, card, sampling_defaults(folder))
+    return tokenizer
 
 
 def read_template(path: str | None) -> str | None:

@@ -30,6 +30,7 @@ from service.engine.decoding.draft_model import DraftModel
 from service.engine.decoding.sampling import SequenceSampling
 from service.engine.decoding.scoring import NotFiniteError
 from service.engine.decoding.sequence import Sequence, Status
+from service.engine.model.images import plain
 from service.engine.model.load import LoadedModel
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.scheduler.budget import GROUP_TOKENS, PrefillBudget
@@ -184,10 +185,12 @@ class Scheduler:
             job: what is asked for.
             came_s: when it came, on the monotonic clock; by default now.
         """
+        if prepared.images:
+            self._loaded.model.hold(prepared.images)
         sampling = SequenceSampling(
             job.sampling,
             self._loaded.sampling,
-            prepared.ids,
+            plain(prepared.ids, self._loaded.images),
             self._vocabulary.n_logits,
             top_logprobs=job.top_logprobs,
             token_mask=prepared.token_mask,
@@ -206,6 +209,7 @@ class Scheduler:
             last_turn_at=prepared.last_turn_at,
             came_s=time.monotonic() if came_s is None else came_s,
             status=Status.SCORING if job.echo else Status.WAITING,
+            images=prepared.images,
         )
         self.sequences[ticket] = sequence
         (self._echoes.sequences if job.echo else self._waiting).append(sequence)

@@ -67,18 +67,24 @@ class RenderedChat:
         literals: the texts that the placeholders stand for, by their number.
         placeholder: finds a placeholder; its group is the number.
         opening: what the template put behind the last turn, for the answer to begin with.
+        image_block: what stands where an image is; empty: the model takes none.
     """
 
     text: str
     literals: list[str]
     placeholder: re.Pattern[str]
     opening: str
+    image_block: str = ""
 
     def pieces(self, begin: int = 0) -> Iterator[tuple[str, bool]]:
         """Yield the text from *begin* on in pieces, and whether special tokens in each are plain letters."""
         for i, piece in enumerate(self.placeholder.split(self.text[begin:])):
             is_literal = i % 2 == 1
             yield self.literals[int(piece)] if is_literal else piece, is_literal
+
+    def n_images(self, end: int) -> int:
+        """Return how many images stand before the place *end*."""
+        return self.text.count(self.image_block, 0, end) if self.image_block else 0
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ class _Settings:
     options: dict[str, Any] = field(default_factory=dict)
     tools: list[dict[str, Any]] = field(default_factory=list)
     add_generation_prompt: bool = True
+    image_mark: str = ""
 
 
 class ChatTemplate:
@@ -96,9 +103,11 @@ class ChatTemplate:
 
     Args:
         tokenizer: the model's own, with its chat template.
+        image_block: what the template puts where an image stands; empty: the model takes none.
     """
 
-    def __init__(self, tokenizer: TokenizerWrapper) -> None:
+    def __init__(self, tokenizer: TokenizerWrapper, image_block: str = "") -> None:
+        self._image_block = image_block
         self._tokenizer = tokenizer
         known = formats(tokenizer)
         self._thoughts = known.thoughts
@@ -106,7 +115,7 @@ class ChatTemplate:
         self._prefix = secrets.token_hex(8)
         self._placeholder = re.compile(rf"{self._prefix}(\d+)\.")
         thoughts = self._thoughts.starts + self._thoughts.ends if self._thoughts else ()
-        marks = {*special_tokens(tokenizer).values(), *thoughts}
+        marks = {*special_tokens(tokenizer).values(), *thoughts, *filter(None, [image_block])}
         longest_first = sorted(marks, key=len, reverse=True)
         self._marks = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._opening = functools.lru_cache(MAX_OPENINGS)(self._find_opening)
@@ -145,7 +154,7 @@ class ChatTemplate:
             find = self._opening if is_kept else self._find_opening
             behind = find(chat.thinking, chat.template_options, bool(chat.tools))
             opening = _common_end(text, behind)
-        return RenderedChat(text, list(numbers), self._placeholder, opening)
+        return RenderedChat(text, list(numbers), self._placeholder, opening, self._image_block)
 
     def _settings(self, chat: Chat, escape: Escape) -> _Settings:
         options = _each_text(json.loads(chat.template_options), escape)
@@ -155,6 +164,7 @@ class ChatTemplate:
             options,
             [_tool_as_dict(tool, escape) for tool in chat.tools],
             chat.add_generation_prompt and not chat.continue_final_message,
+            _mark(chat),
         )
 
     def _text(self, turns: Sequence[Turn], settings: _Settings, chat: Chat) -> str:
@@ -170,12 +180,25 @@ class ChatTemplate:
                     text = self._begun(fitted, abilities, settings)
                 else:
                     text = self._apply(fitted, abilities, settings)
-                _check(turns, text)
+                _check([_without_mark(turn, settings.image_mark) for turn in turns], text)
+                self._check_images(turns, text, chat)
             except (LostTurn, *REFUSALS) as refusal:
                 refusals.append(refusal)
             else:
                 return text
         raise refusals[0]
+
+    def _check_images(self, turns: Sequence[Turn], text: str, chat: Chat) -> None:
+        """
+        See that each image of *turns* is in *text*.
+
+        Raises:
+            LostTurn: one of them is not, or more than there are.
+        """
+        seeing = [turn for turn in turns if chat.images and _mark(chat) in (turn.content or "")]
+        n_images = sum((turn.content or "").count(_mark(chat)) for turn in seeing)
+        if seeing and text.count(self._image_block) != n_images:
+            raise LostTurn(seeing[0])
 
     def _begun(self, turns: Sequence[Turn], abilities: Abilities, settings: _Settings) -> str:
         """Return the prompt of *turns* up to the last one's last letter."""
@@ -189,7 +212,9 @@ class ChatTemplate:
 
     def _apply(self, turns: Sequence[Turn], abilities: Abilities, settings: _Settings) -> str:
         """Return what the template makes of *turns* as they are."""
-        messages = [_turn_as_dict(turn, abilities) for turn in turns]
+        messages = [
+            _with_images(_turn_as_dict(turn, abilities), settings.image_mark) for turn in turns
+        ]
         options = dict(settings.options)
         tools = settings.tools
         if abilities.described_parameters:
@@ -236,6 +261,27 @@ class ChatTemplate:
         return turn
 
 
+def _without_mark(turn: Turn, mark: str) -> Turn:
+    """Return *turn* with its longest text between images as the content, where there are any."""
+    if not mark or mark not in (turn.content or ""):
+        return turn
+    return replace(turn, content=max((turn.content or "").split(mark), key=len))
+
+
+def _with_images(message: Message, mark: str) -> Message:
+    """Return *message* with its content in parts, where images stand in it."""
+    content = message["content"]
+    if not mark or not isinstance(content, str) or mark not in content:
+        return message
+    parts: list[dict[str, str]] = []
+    for i, text in enumerate(content.split(mark)):
+        if i:
+            parts.append({"type": "image"})
+        if text:
+            parts.append({"type": "text", "text": text})
+    return message | {"content": parts}
+
+
 def _check(turns: Sequence[Turn], text: str) -> None:
     """
     See that each of *turns* is in *text*.
@@ -259,6 +305,31 @@ def _has_word(text: str, content: str) -> bool:
     """Whether the longest of the first words of *content* is in *text*, however the rest is written there."""
     words = _WORD.findall(content[:_N_LOOKED_AT])
     return not words or max(words, key=len) in text
+
+
+def image_block(tokenizer: TokenizerWrapper) -> str:
+    """Return what the chat template of *tokenizer* puts where an image stands; empty: it takes none."""
+    said = {"type": "text", "text": "kuvoda"}
+    try:
+        seeing, blind = (
+            str(tokenizer.apply_chat_template([{"role": "user", "content": parts}], tokenize=False))
+            for parts in ([{"type": "image"}, said], [said])
+        )
+    except REFUSALS:
+        return ""
+    n_before = sum(
+        1
+        for _ in itertools.takewhile(
+            lambda pair: pair[0] == pair[1], zip(seeing, blind, strict=False)
+        )
+    )
+    behind = seeing[n_before:]
+    return behind.removesuffix(_common_end(blind[n_before:], behind))
+
+
+def _mark(chat: Chat) -> str:
+    """Return what stands in the turns of *chat* where an image is; empty: it has none."""
+    return chat.image_mark if chat.images else ""
 
 
 def _common_end(one: str, other: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from numpy.typing import NDArray
 
+from service.engine.model.images import ImageReader, ReadImage, UnreadableImage, plain
 from service.engine.model.vocabulary import Vocabulary
 from service.engine.text.abilities import REFUSALS
 from service.engine.text.call_format import formats
@@ -74,6 +75,7 @@ class Prepared:
         is_thinking: the prompt ends inside of thoughts.
         token_mask: holds the answer to what it must be; None: the answer is free.
         last_turn_at: place of the token with which the text of a chat's last turn begins; 0: it isn't known.
+        images: those of which `ids` has the tokens.
     """
 
     ids: list[int]
@@ -81,6 +83,7 @@ class Prepared:
     is_thinking: bool = False
     token_mask: TokenMask | None = None
     last_turn_at: int = 0
+    images: tuple[ReadImage, ...] = ()
 
 
 class Prompter:
@@ -93,6 +96,7 @@ class Prompter:
         vocabulary: the model's tokens.
         window: of prompts as long or longer, find where a chat's last turn begins.
         model_context_length: what the model could do with more memory; None: it can do no more.
+        images: reads images; None: the model takes none.
     """
 
     def __init__(
@@ -103,6 +107,7 @@ class Prompter:
         *,
         window: float = math.inf,
         model_context_length: int | None = None,
+        images: ImageReader | None = None,
     ) -> None:
         # A copy: encoding switches options inside, while the MLX thread decodes with the original.
         self._tokenizer = copy.deepcopy(tokenizer)
@@ -110,7 +115,8 @@ class Prompter:
         self._window = window
         self._model_context_length = model_context_length or context_length
         self._vocabulary = vocabulary
-        self._template = ChatTemplate(self._tokenizer)
+        self._images = images
+        self._template = ChatTemplate(self._tokenizer, images.block if images else "")
         self._thoughts = formats(tokenizer).thoughts
         self._added = {
             i for i, token in tokenizer.added_tokens_decoder.items() if not token.special
@@ -124,7 +130,8 @@ class Prompter:
             RefusedPrompt: the prompt can't be made or is too long.
         """
         rendered = self._render(job.prompt) if isinstance(job.prompt, Chat) else None
-        ids = self._ids(job.prompt, rendered, self._context_length)
+        images = self._read(job.prompt)
+        ids = self._ids(job.prompt, rendered, self._context_length, images)
         room = self._context_length - len(ids)
         if room < 1 and job.max_tokens != 0:
             raise self._overflow(len(ids), _param(job.prompt))
@@ -134,7 +141,10 @@ class Prompter:
             is_thinking=rendered is not None
             and self._thoughts is not None
             and self._thoughts.are_open(rendered.opening),
-            last_turn_at=self._last_turn_at(job.prompt, ids) if len(ids) >= self._window else 0,
+            last_turn_at=self._last_turn_at(job.prompt, ids, images)
+            if len(ids) >= self._window
+            else 0,
+            images=images,
         )
 
     def ids(self, prompt: Prompt, limit: int | None = None) -> list[int]:
@@ -150,17 +160,40 @@ class Prompter:
                 prompt is empty, over the limit, or holds an id that is none of the model's.
         """
         rendered = self._render(prompt) if isinstance(prompt, Chat) else None
-        return self._ids(prompt, rendered, limit)
+        return plain(self._ids(prompt, rendered, limit, self._read(prompt)), self._images)
 
-    def _ids(self, prompt: Prompt, rendered: RenderedChat | None, limit: int | None) -> list[int]:
-        """Return the token ids of *prompt*, a chat as it was *rendered*."""
+    def _read(self, prompt: Prompt) -> tuple[ReadImage, ...]:
+        """Return the images of *prompt*."""
+        if not isinstance(prompt, Chat) or not prompt.images:
+            return ()
+        assert self._images is not None, "a model that takes no images is asked for none"
+        found = []
+        for i, data in enumerate(prompt.images):
+            try:
+                found.append(self._images.read(data))
+            except UnreadableImage as error:
+                raise RefusedPrompt(
+                    f"Image {i + 1} of the request can't be read: {error}.",
+                    param="messages",
+                    code="invalid_image",
+                ) from error
+        return tuple(found)
+
+    def _ids(
+        self,
+        prompt: Prompt,
+        rendered: RenderedChat | None,
+        limit: int | None,
+        images: Sequence[ReadImage],
+    ) -> list[int]:
+        """Return the token ids of *prompt*, a chat as it was *rendered*; those of *images* are their own."""
         match prompt:
             case Chat():
                 assert rendered is not None
                 self._check_length(rendered.text, limit, "messages")
                 # Whoever has to shorten it is told by how much, unless it is far too long.
                 is_counted = limit is None or len(rendered.text) <= limit * COUNTED_PER_TOKEN
-                ids = self._encode_pieces(rendered.pieces(), None if is_counted else limit)
+                ids = self._encode_pieces(rendered.pieces(), None if is_counted else limit, images)
             case Text(text):
                 self._check_length(text, limit, "prompt")
                 ids = self._encode(text, add_special_tokens=True, split_special_tokens=True)
@@ -171,7 +204,8 @@ class Prompter:
             raise self._overflow(len(ids), param)
         if not ids:
             raise RefusedPrompt("The prompt is empty.", param=param, code="invalid_prompt")
-        if not 0 <= min(ids) <= max(ids) < self._vocabulary.n_tokens:
+        known = plain(ids, self._images) if images else ids
+        if not 0 <= min(known) <= max(known) < self._vocabulary.n_tokens:
             raise RefusedPrompt(
                 "The prompt holds a token that the model does not have.",
                 param=param,
@@ -192,7 +226,7 @@ class Prompter:
     def _echo(self, job: Job, ids: list[int]) -> str:
         return job.prompt.text if isinstance(job.prompt, Text) else self.text(ids)
 
-    def _last_turn_at(self, prompt: Prompt, ids: list[int]) -> int:
+    def _last_turn_at(self, prompt: Prompt, ids: list[int], images: Sequence[ReadImage]) -> int:
         """Return where the text of a chat's last turn begins: from there on, another text differs."""
         if not isinstance(prompt, Chat):
             return 0
@@ -204,7 +238,10 @@ class Prompter:
         differing = self._render(msgspec.structs.replace(prompt, turns=turns))
         begin = _n_alike(rendered.text, differing.text)
         is_known = begin < len(rendered.text)
-        n_after = len(self._encode_pieces(rendered.pieces(begin))) if is_known else len(ids)
+        n_before = rendered.n_images(begin)
+        n_after = len(ids)
+        if is_known:
+            n_after = len(self._encode_pieces(rendered.pieces(begin), None, images[n_before:]))
         return max(len(ids) - n_after, 0)
 
     def _overflow(self, n_tokens: int, param: str) -> RefusedPrompt:
@@ -251,14 +288,22 @@ class Prompter:
             ) from error
 
     def _encode_pieces(
-        self, pieces: Iterable[tuple[str, bool]], limit: int | None = None
+        self,
+        pieces: Iterable[tuple[str, bool]],
+        limit: int | None = None,
+        images: Sequence[ReadImage] = (),
     ) -> list[int]:
         """Return the token ids of a rendered chat, and no more pieces than it takes to pass the *limit*."""
         literals: dict[str, list[int]] = {}
         ids: list[int] = []
+        ahead = iter(images)
         for text, is_literal in pieces:
             if not is_literal:
-                ids += self._encode(text)
+                first, *others = text.split(self._images.block) if self._images else [text]
+                ids += self._encode(first)
+                for other in others:
+                    ids += next(ahead).ids
+                    ids += self._encode(other)
             else:
                 if text not in literals:
                     literals[text] = self._letters(text)

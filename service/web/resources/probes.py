@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.fleet.fleet import Fleet
 from service.fleet.lifecycle import Lifecycle
-from service.protocol import Budget
+from service.protocol import GENERATING, Budget
 from service.telemetry import Metrics
 from service.web.journal import Journal
 
@@ -27,7 +27,7 @@ class Health:
         now = self._fleet.default.lifecycle
         card = now.healthy_card if self._fleet.is_healthy else None
         is_healthy = card is not None
-        warms_up = card is not None and card.kind == "lm"
+        warms_up = card is not None and card.kind in GENERATING
         resp.status = 200 if is_healthy else 503
         _render(
             resp,
