@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance import baseline, findings
+from conformance import baseline, catalogue, findings
 from conformance.answers import Answers
 from conformance.baseline import Baseline, UnusableBaseline
 from conformance.catalogue import PROFILES, Requirement
@@ -142,12 +142,27 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the checks of the profiles asked for, and move the closing ones to the end."""
+    """Keep the checks of the profiles asked for, and put them into an order; see `_place_of`."""
     if run := config.stash.get(SESSION, None):
         others = [item for item in items if not _profile_of(item, run)]
         items[:] = [item for item in items if _profile_of(item, run)]
         config.hook.pytest_deselected(items=others)
-    items.sort(key=lambda item: item.get_closest_marker("closing") is not None)
+    items.sort(key=_place_of)
+
+
+def _place_of(item: pytest.Item) -> tuple[bool, bool, int]:
+    """
+    Return where a check's place is: chats first, then what only some clients ask, by the catalogue's order.
+
+    There are servers that one request ends for good; so what can't be meant (a test's `wrong`) is asked after
+    all that can, and they are judged by more than that. What looks at all that was seen comes last.
+    """
+    demand = _demand_of(item)
+    callspec = getattr(item, "callspec", None)
+    names = [area.name for area in catalogue.areas()]
+    place = names.index(demand.area) if demand else 0
+    is_wrong = callspec is not None and "wrong" in callspec.params
+    return item.get_closest_marker("closing") is not None, is_wrong, place
 
 
 def _profile_of(item: pytest.Item, run: Session) -> str:
