@@ -34,6 +34,7 @@ PAGES = {
         *sorted((ROOT / "service").glob("*.md")),
         ROOT / "contracts" / "README.md",
         ROOT / "conformance" / "README.md",
+        ROOT / "conformance" / "STRANGERS.md",
         ROOT / "tests" / "README.md",
     )
 }
@@ -175,13 +176,18 @@ def test_house_names_every_room() -> None:
     assert rooms == told
 
 
-def test_matrix_of_servers_is_what_their_reports_say() -> None:
-    """The page's table is drawn from the reports in conformance/servers/, and only from them."""
-    reports = [compare.read(path) for path in sorted((ROOT / "conformance/servers").glob("*.json"))]
+@pytest.mark.parametrize(
+    ("page", "folder"), [("README", "servers"), ("STRANGERS", "servers/openai_api")]
+)
+def test_matrix_of_servers_is_what_their_reports_say(page: str, folder: str) -> None:
+    """The pages' tables are drawn from the reports in conformance/servers/, and only from them."""
+    paths = sorted((ROOT / "conformance" / folder).glob("*.json"))
+    reports = [compare.read(path) for path in paths]
 
     drawn = f"<!-- servers -->\n{comparison.markdown(reports)}<!-- /servers -->"
 
-    assert drawn in PAGES["conformance/README.md"]
+    assert reports
+    assert drawn in PAGES[f"conformance/{page}.md"]
 
 
 def test_table_of_clients_is_what_they_saw() -> None:
