@@ -21,6 +21,7 @@ from conformance.questions.messages import (
     USED,
     WRONG,
     given_back,
+    gone_on,
     message,
 )
 from conformance.questions.stops import N_STOP, SEQUENCES, place_to_stop
@@ -197,3 +198,16 @@ def test_counts_agree(demand: Requirement, answers: Answers, length: str) -> Non
     found, expected = count_of(counted), count_of(used)
 
     check(demand, found == expected, f"{found} tokens, the message used {expected}", counted)
+
+
+@requirement("MSG-12", profile="openai")
+def test_own_message_is_taken_back(demand: Requirement, answers: Answers) -> None:
+    """A client keeps the content that it got, and sends it with its next question."""
+    first = answers.to(SAID["whole"])
+    content = message_of(first).get("content")
+    if first.status != 200 or not content:
+        not_tested("there was no message to send back")
+    answer = answers.to(gone_on(content))
+    problem = final(answer)
+
+    check(demand, not problem, problem, answer)

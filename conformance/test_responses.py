@@ -15,6 +15,7 @@ from conformance.questions.responses import (
     RESPONSES,
     STORED,
     WRONG,
+    given_back,
     response,
 )
 from conformance.shapes.choices import mapping, refusal_problem, text
@@ -148,5 +149,18 @@ def test_unknown_conversation_is_refused(demand: Requirement, answers: Answers) 
     """A conversation that the server doesn't know isn't begun anew without a word."""
     answer = answers.to(CONTINUED)
     problem = refusal_problem(answer, 400, 404)
+
+    check(demand, not problem, problem, answer)
+
+
+@requirement("RESP-11", profile=SURFACE)
+def test_own_output_is_taken_back(demand: Requirement, answers: Answers) -> None:
+    """A client that has nothing stored keeps the output that it got, and sends it along."""
+    first = answers.to(RESPONDED["whole"])
+    output = final_of(first).get("output")
+    if first.status != 200 or not isinstance(output, list) or not output:
+        not_tested("there was no output to send back")
+    answer = answers.to(given_back(output))
+    problem = final(answer)
 
     check(demand, not problem, problem, answer)

@@ -73,6 +73,12 @@ def given_back(blocks: Sequence[Fields], content: object) -> Question:
     return calling({"tools": TOOLS, "messages": turns})
 
 
+def gone_on(content: object) -> Question:
+    """Return the request that goes on behind a message, with its *content* as it came."""
+    turns = [*user(GREETING), {"role": "assistant", "content": content}, *user(GREETING)]
+    return message({"messages": turns})
+
+
 WRONG = {
     "no-max_tokens": asked({"messages": user(GREETING)}),
     "no-messages": asked({"max_tokens": N_SHORT}),

@@ -1,5 +1,7 @@
 """What RESP asks."""
 
+from collections.abc import Sequence
+
 from conformance.answers import GREETING, LONG_TASK, UNKNOWN_MODEL, Question
 from conformance.questions.chat import Fields, user
 
@@ -33,6 +35,13 @@ INPUTS = {
     "developer": response(input=[{"role": "developer", "content": "Be brief."}, *user(GREETING)]),
     "instructions": response(instructions="Be brief."),
 }
+
+
+def given_back(output: Sequence[object]) -> Question:
+    """Return the request that goes on behind a response, with its *output* as it came."""
+    return response(input=[*user(GREETING), *output, *user(GREETING)])
+
+
 STORED = response(store=True)
 WRONG = {
     "no-input": Question(RESPONSES, {"max_output_tokens": N_LEAST}, "responses"),

@@ -128,3 +128,17 @@ class NothingIsThereToRead(Capable):
 class CountIsAGuess(Capable):
     def n_counted(self, chat: Body) -> int:
         return len(str(chat["messages"])) // 4
+
+
+@breaks("MSG-12")
+class OwnMessageIsRefused(Capable):
+    def blocks(self, said: Said, text: str) -> list[Block]:
+        found = super().blocks(said, text)
+        return [block | {"citations": None} for block in found]
+
+    def demand_message(self, body: Body) -> None:
+        super().demand_message(body)
+        contents = [message.get("content") for message in body["messages"]]
+        blocks = [block for each in contents if isinstance(each, list) for block in each]
+        if any(block.get("type") == "text" and "citations" in block for block in blocks):
+            self.refuse_value("messages")

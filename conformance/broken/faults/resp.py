@@ -167,3 +167,15 @@ class EverythingIsStored(Capable):
 class UnknownConversationIsBegun(Capable):
     def demand_previous(self, body: Body) -> None:
         return
+
+
+@breaks("RESP-11")
+class OwnOutputIsRefused(Capable):
+    def message(self, text: str, status: str) -> dict[str, Any]:
+        return super().message(text, status) | {"phase": None}
+
+    def demand_response(self, body: Body) -> None:
+        super().demand_response(body)
+        given = body["input"]
+        if isinstance(given, list) and any("phase" in item for item in given):
+            self.refuse_value("input")
