@@ -32,6 +32,7 @@ from service.web.journal import Journal, RouteNote
 from service.web.keys import Keys
 from service.web.lifespan import Lifespan
 from service.web.opening import Opening
+from service.web.resources.admin import AdminModels
 from service.web.resources.chat import ChatCompletions
 from service.web.resources.completions import Completions
 from service.web.resources.document import OpenApi
@@ -57,7 +58,7 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
     """
     configure_logging(settings.log_level, settings.log_format)
     metrics = Metrics()
-    keys = Keys(settings.api_key, settings.api_keys_file)
+    keys = Keys(settings.api_key, settings.api_keys_file, settings.admin_key)
     traces = tracing(settings.otlp_endpoint)
     plans = models_file.plans(settings)
     served = [_served(plan, metrics, engine) for plan in plans]
@@ -69,6 +70,7 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
     journal = Journal(metrics, logs_probes=settings.log_probes)
     intake = Intake(fleet, metrics, ImageFetch(settings.image_hosts))
     models = Models(fleet)
+    admin = AdminModels(fleet)
     messages = Messages(intake)
     pages = Pages()
     responses = Responses(intake, Archive())
@@ -96,6 +98,11 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
         ("/v1/responses/{response_id}/cancel", responses, {"suffix": "cancel"}),
         ("/v1/messages", messages, {}),
         ("/v1/messages/count_tokens", messages, {"suffix": "count_tokens"}),
+        ("/admin/models", admin, {}),
+        ("/admin/models/{model_id}/load", admin, {"suffix": "load"}),
+        ("/admin/models/{model_id}/unload", admin, {"suffix": "unload"}),
+        ("/admin/models/{model_id}/pin", admin, {"suffix": "pin"}),
+        ("/admin/models/{model_id}/unpin", admin, {"suffix": "unpin"}),
         ("/", pages, {}),
         ("/docs", pages, {"suffix": "docs"}),
         ("/pages/{name}", pages, {"suffix": "file"}),

@@ -10,9 +10,11 @@ ServiceError
 │   ├── Unauthorized              401  invalid_api_key
 │   ├── HostNotAllowed            403  host_not_allowed
 │   ├── OriginNotAllowed          403  origin_not_allowed
+│   ├── AdminNotAllowed           403  admin_not_allowed
 │   ├── ModelNotFound             404  model_not_found
 │   ├── ResponseNotFound          404  response_not_found
 │   ├── RequestTimeout            408  request_timeout
+│   ├── ModelInUse                409  model_in_use
 │   ├── RequestTooLarge           413  request_too_large
 │   ├── UriTooLong                414  uri_too_long
 │   ├── UnsupportedMedia          415  unsupported_media_type
@@ -133,6 +135,13 @@ class OriginNotAllowed(ClientError):
     code = "origin_not_allowed"
 
 
+class AdminNotAllowed(ClientError):
+    """No key for /admin is set, and the request comes from another machine or past a file of keys."""
+
+    status = 403
+    code = "admin_not_allowed"
+
+
 class ModelNotFound(ClientError):
     """No model is served under that name."""
 
@@ -152,6 +161,13 @@ class RequestTimeout(ClientError):
 
     status = 408
     code = "request_timeout"
+
+
+class ModelInUse(ClientError):
+    """The model can't be unloaded now: requests need it, or it is to be up all the time."""
+
+    status = 409
+    code = "model_in_use"
 
 
 class RequestTooLarge(ClientError):

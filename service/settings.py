@@ -276,6 +276,11 @@ class Settings:
         "File of keys that open the server as API_KEY does, each with a name and limits, in TOML; "
         "`tier3a key NAME` makes one. None: no further keys.",
     )  # fmt: skip
+    admin_key: str | None = _option(
+        "ADMIN_KEY", "--admin-key", Key(), None,
+        "Key that requests below /admin must carry. None: API_KEY; without either, only this machine is let "
+        "in there.",
+    )  # fmt: skip
     allowed_origins: tuple[str, ...] = _option(
         "ALLOWED_ORIGINS", "--allowed-origin", Origin(), (),
         "Origins of web pages that may read answers (CORS), such as https://chat.example, or * for all: as a "

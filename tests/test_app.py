@@ -37,6 +37,7 @@ API_OPTIONS = {
     "queue_size",
     "api_key",
     "api_keys_file",
+    "admin_key",
     "otlp_endpoint",
     "model_aliases",
     "any_model_name",

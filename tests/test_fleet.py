@@ -7,7 +7,13 @@ from typing import cast
 import pytest
 
 from service.catalog.resolve import Names
-from service.errors import InsufficientMemory, ModelNotFound, ModelNotReady, QueueTimeout
+from service.errors import (
+    InsufficientMemory,
+    ModelInUse,
+    ModelNotFound,
+    ModelNotReady,
+    QueueTimeout,
+)
 from service.fleet.admission import Admission
 from service.fleet.fleet import MB, Fleet
 from service.fleet.lifecycle import Lifecycle, State
@@ -209,5 +215,51 @@ def test_server_is_healthy_when_all_are_up_that_should_be() -> None:
             fleet.resolve("broken")
         with pytest.raises(ModelNotFound):
             fleet.resolve("nobody")
+
+    run(scenario)
+
+
+def test_operator_unloads_only_what_nobody_needs() -> None:
+    """Neither a model in use nor one that is to be up; one that is unloaded already is so still."""
+
+    async def scenario() -> None:
+        chat, coder = served("chat", DEFAULT), served("coder")
+        fleet = Fleet([chat, coder], Names({"c": "coder"}))
+        fleet.start()
+        await chat.lifecycle.healthy()
+        assert coder is fleet.find("c")
+        fleet.take(coder)
+        await fleet.bring_up(coder, 1.0)
+        with pytest.raises(ModelInUse, match="1 request"):
+            await fleet.dismiss(coder)
+        with pytest.raises(ModelInUse, match="as long as the server"):
+            await fleet.dismiss(chat)
+        fleet.leave(coder)
+        for _ in range(2):
+            await fleet.dismiss(coder)
+            assert ["chat"] == loaded(fleet)
+
+    run(scenario)
+
+
+def test_operator_unpins_for_one_that_waits_for_room() -> None:
+    """What is pinned keeps its room, also from one that waits already; unpinned it makes room at once."""
+
+    async def scenario() -> None:
+        first, second = served("a"), served("b")
+        fleet = Fleet([first, second], Names(), 500 * MB)
+        fleet.take(first)
+        await fleet.bring_up(first, 1.0)
+        coming = asyncio.create_task(fleet.bring_up(second, 1.0))
+        await asyncio.sleep(0.01)
+        first.pin()
+        fleet.leave(first)
+        await asyncio.sleep(0.01)
+        assert ["a"] == loaded(fleet)
+        with pytest.raises(QueueTimeout):
+            await fleet.bring_up(second, 0.01)
+        fleet.unpin(first)
+        await coming
+        assert ["b"] == loaded(fleet)
 
     run(scenario)

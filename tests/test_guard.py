@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -43,6 +44,9 @@ def ask(
     headers: dict[str, str | bytes] | None = None,
     *,
     key: str | None = None,
+    keys_file: str | None = None,
+    admin_key: str | None = None,
+    client: str = "127.0.0.1",
     hosts: Sequence[str] = (),
     origins: Sequence[str] = (),
     address: str = "test",
@@ -55,15 +59,16 @@ def ask(
         failures.install(app)
         app.add_sink(Everything().on_get)
         transport = httpx.ASGITransport(
-            Edge(app, Journal(Metrics()), Guard(Keys(key), hosts, origins))
+            Edge(app, Journal(Metrics()), Guard(Keys(key, keys_file, admin_key), hosts, origins)),
+            client=(client, 1234),
         )
-        async with httpx.AsyncClient(transport=transport) as client:
+        async with httpx.AsyncClient(transport=transport) as http:
             raw = [
                 (name.encode(), value.encode() if isinstance(value, str) else value)
                 for name, value in (headers or {}).items()
             ]
             request = httpx.Request(method, f"http://{address}{path}", headers=raw, content=content)
-            return await client.send(request)
+            return await http.send(request)
 
     return asyncio.run(scenario())
 
@@ -360,3 +365,63 @@ def test_key_is_looked_at_before_the_body() -> None:
     asyncio.run(Edge(nobody, Journal(Metrics()), Guard(Keys(KEY)))(scope, receive, send))
 
     assert 401 == sent[0]["status"]
+
+
+@pytest.mark.parametrize("path", ["/admin/models", "/admin/models/m/load", "/admin", "//admin/x"])
+@pytest.mark.parametrize(
+    ("key", "admin_key", "given", "status"),
+    [
+        ("user", "boss", "boss", 200),
+        ("user", "boss", "user", 401),
+        ("user", "boss", None, 401),
+        (None, "boss", "boss", 200),
+        (None, "boss", None, 401),
+        ("user", None, "user", 200),
+        ("user", None, None, 401),
+    ],
+)
+def test_admin_when_there_is_a_key(
+    path: str, key: str | None, admin_key: str | None, given: str | None, status: int
+) -> None:
+    """What is below /admin has its own key, or the server's where it has none, in either header."""
+    for name, value in (("Authorization", f"Bearer {given}"), ("x-api-key", f"{given}")):
+        headers: dict[str, str | bytes] = {name: value} if given else {}
+        answer = ask("GET", path, headers, key=key, admin_key=admin_key)
+
+        assert status == answer.status_code
+        if status == 401:
+            assert (401, "invalid_api_key") == refusal(answer)
+
+
+def test_admin_key_opens_nothing_else() -> None:
+    """Who is an operator is no user by that."""
+    headers: dict[str, str | bytes] = {"Authorization": "Bearer boss"}
+
+    assert 401 == ask("GET", "/v1/models", headers, key="user", admin_key="boss").status_code
+
+
+@pytest.mark.parametrize(
+    ("client", "status"),
+    [("127.0.0.1", 200), ("::1", 200), ("10.0.0.7", 403), ("", 403), ("testclient", 403)],
+)
+def test_admin_when_no_key_is_set(client: str, status: int) -> None:
+    """Then only this machine is let in; others may ask for all the rest."""
+    answer = ask("GET", "/admin/models", client=client)
+
+    assert status == answer.status_code
+    assert 200 == ask("GET", "/v1/models", client=client).status_code
+    if status == 403:
+        assert (403, "admin_not_allowed") == refusal(answer)
+
+
+def test_admin_when_only_users_have_keys(tmp_path: Path) -> None:
+    """A user's key opens nothing there, and being on this machine is not enough where keys are used."""
+    secret, table = keys.new("anna")
+    (tmp_path / "keys.toml").write_text(table)
+    file = str(tmp_path / "keys.toml")
+    headers: dict[str, str | bytes] = {"Authorization": f"Bearer {secret}"}
+
+    assert 200 == ask("GET", "/v1/models", headers, keys_file=file).status_code
+    assert (403, "admin_not_allowed") == refusal(
+        ask("GET", "/admin/models", headers, keys_file=file)
+    )

@@ -64,6 +64,7 @@ TABLE: list[tuple[str, str, str, Any, str, str, Any, Any]] = [
     ),
     ("api_key", "API_KEY", "--api-key", None, "k1", "k2", "k1", "k2"),
     ("api_keys_file", "API_KEYS_FILE", "--api-keys-file", None, "/a", "b", "/a", "b"),
+    ("admin_key", "ADMIN_KEY", "--admin-key", None, "k1", "k2", "k1", "k2"),
     (
         "allowed_origins",
         "ALLOWED_ORIGINS",
@@ -254,7 +255,7 @@ def test_option_when_its_variable_is_empty(
 ) -> None:
     """An empty variable counts as unset, as compose files write it; but an empty key is no key at all."""
     monkeypatch.setenv(row[1], "")
-    if row[1] == "API_KEY":
+    if row[1] in {"API_KEY", "ADMIN_KEY"}:
         with pytest.raises(SystemExit):
             from_environment()
         return

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 
 from service.catalog.resolve import Names
-from service.errors import InsufficientMemory, ModelNotFound, QueueTimeout
+from service.errors import InsufficientMemory, ModelInUse, ModelNotFound, QueueTimeout
 from service.fleet.lifecycle import RETRY_AFTER_S, State
 from service.fleet.served_model import ServedModel
 from service.protocol import ModelCard
@@ -35,6 +35,7 @@ class Fleet:
 
     Attributes:
         models: all of them, loaded or not.
+        memory_bytes: most that the engines may hold together, as planned; None: nobody counts.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Fleet:
     ) -> None:
         self.models = tuple(models)
         self._names = names
-        self._memory_bytes = memory_bytes
+        self.memory_bytes = memory_bytes
         self._changing = asyncio.Lock()  # one model at a time comes or goes
         self._left = asyncio.Event()  # set, and replaced, when a model is no longer in use
         self._tasks: set[asyncio.Task[bool]] = set()  # what unloads idle models now
@@ -61,6 +62,11 @@ class Fleet:
     def is_ready(self) -> bool:
         """Whether they do so beyond doubt, their warm-ups over."""
         return all(model.lifecycle.is_ready for model in self.models if not model.stay.is_on_demand)
+
+    @property
+    def planned_bytes(self) -> int:
+        """What the engines that are there take of `memory_bytes`."""
+        return sum(model.memory_bytes for model in self.models if model.has_engine)
 
     def cards(self) -> list[ModelCard]:
         """
@@ -86,15 +92,28 @@ class Fleet:
         try:
             return self._names.resolve(name, cards)
         except ModelNotFound:
-            known = [model.card for model in self.models if model.card is not None]
+            known = self._known()
             if len(known) == len(cards):
                 raise
             missed = self._names.resolve(name, known)
         raise self.of(missed).lifecycle.refusal()
 
+    def find(self, name: str) -> ServedModel:
+        """
+        Return the model that an operator means by *name*, whatever becomes of requests for it now.
+
+        Raises:
+            ModelNotReady: no model has a name yet.
+            ModelNotFound: none goes by that name.
+        """
+        known = self._known()
+        if not known:
+            raise self.default.lifecycle.refusal()
+        return self.of(self._names.resolve(name, known))
+
     def aliases(self, card: ModelCard) -> list[str]:
         """Return the further names of the model with this *card*."""
-        return self._names.of(card, self.cards())
+        return self._names.of(card, self._known())
 
     def of(self, card: ModelCard) -> ServedModel:
         """Return the model with this *card*."""
@@ -154,6 +173,23 @@ class Fleet:
                 await self._unload(model, reason)
         return not model.has_engine
 
+    async def dismiss(self, model: ServedModel) -> None:
+        """
+        Take *model* out of memory because an operator wants it.
+
+        Raises:
+            ModelInUse: requests need it, or it is to be up all the time.
+        """
+        if not model.stay.is_on_demand:
+            raise ModelInUse(f"{model.id} is to be up as long as the server is.")
+        if model.n_users > 0 or not await self.unload(model, "an operator unloaded it"):
+            raise ModelInUse(f"{model.id} is needed by {model.n_users} requests.")
+
+    def unpin(self, model: ServedModel) -> None:
+        """Let others take the room of *model*; who waits for room looks again."""
+        model.unpin()
+        self._wake()
+
     def start(self) -> None:
         """Begin to load what is to be loaded at the start; returns at once. Needs a running event loop."""
         for model in self.models:
@@ -174,20 +210,24 @@ class Fleet:
         """End all engine processes."""
         await asyncio.gather(*(model.supervisor.stop() for model in self.models))
 
+    def _known(self) -> list[ModelCard]:
+        """Return the cards of all models that have one."""
+        return [model.card for model in self.models if model.card is not None]
+
     async def _make_room(self, model: ServedModel) -> None:
         """Unload others until there is room for *model*; wait where they are in use."""
-        if self._memory_bytes is None:
+        if self.memory_bytes is None:
             return
         others = [each for each in self.models if each is not model]
         staying = sum(each.memory_bytes for each in others if each.stays)
-        if model.memory_bytes + staying > self._memory_bytes:
+        if model.memory_bytes + staying > self.memory_bytes:
             raise InsufficientMemory(
-                f"{model.id} needs {model.memory_bytes // MB} MB, and of the {self._memory_bytes // MB} MB "
+                f"{model.id} needs {model.memory_bytes // MB} MB, and of the {self.memory_bytes // MB} MB "
                 f"for all models {staying // MB} MB are taken by those that stay in memory."
             )
         while (
             sum(each.memory_bytes for each in (model, *others) if each is model or each.has_engine)
-            > self._memory_bytes
+            > self.memory_bytes
         ):
             idle = [
                 each for each in others if each.has_engine and not each.stays and each.n_users == 0

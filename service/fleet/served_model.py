@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.fleet.admission import Admission
 from service.fleet.lifecycle import State
@@ -83,6 +83,14 @@ class ServedModel:
     def card(self) -> ModelCard | None:
         """What it said of itself, when it was loaded last, or what its files say."""
         return self.lifecycle.card or self._card_on_disk
+
+    def pin(self) -> None:
+        """Let no other model take its room."""
+        self.stay = replace(self.stay, is_pinned=True)
+
+    def unpin(self) -> None:
+        """Let others take its room, unless it is to be up all the time."""
+        self.stay = replace(self.stay, is_pinned=False)
 
     @property
     def stays(self) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from service.errors import (
+    AdminNotAllowed,
     HostNotAllowed,
     InvalidRequest,
     OriginNotAllowed,
@@ -68,6 +69,7 @@ class Guard:
             HostNotAllowed: it names another host.
             OriginNotAllowed: it comes from a page that may not ask.
             Unauthorized: it bears no key, where one is needed; probes and pages need none.
+            AdminNotAllowed: it is for /admin, which has no key, and does not come from this machine.
             UnsupportedMedia: the body is of a type or an encoding that is not read here.
         """
         path = scope.get("raw_path") or scope["path"].encode()
@@ -80,8 +82,13 @@ class Guard:
         self._check_origin(headers)
         if self._may_be_open:
             self._warn_if_open(address)
-        needs_key = self._keys.are_needed and not _is_open(scope["path"])
-        key = self._key_in(headers) if needs_key else NO_KEY
+        if is_admins(scope["path"]):
+            self._check_admin(headers, (scope.get("client") or ("",))[0])
+            key = NO_KEY
+        elif self._keys.are_needed and not _is_open(scope["path"]):
+            key = self._key_in(headers)
+        else:
+            key = NO_KEY
         if scope["method"] in {"POST", "PUT", "PATCH"}:
             _check_media(headers)
         return key
@@ -119,13 +126,33 @@ class Guard:
             )
 
     def _key_in(self, headers: Headers) -> Key:
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        given = [token if scheme.lower() == "bearer" else None, headers.get("x-api-key")]
-        found = [self._keys.find(each.encode("latin-1")) for each in given if each is not None]
+        found = [self._keys.find(secret) for secret in _secrets_in(headers)]
         for key in found:
             if key is not None:
                 return key
         raise Unauthorized("A valid API key is required, as a bearer token or as x-api-key.")
+
+    def _check_admin(self, headers: Headers, client: str) -> None:
+        """Let an operator pass: by the key for it, or, where no key at all is set, from this machine."""
+        if self._keys.has_admin:
+            if not any(self._keys.is_admin(secret) for secret in _secrets_in(headers)):
+                raise Unauthorized(
+                    "The key for /admin is required, as a bearer token or as x-api-key."
+                )
+        elif self._keys.are_needed or not _is_loopback(client):
+            raise AdminNotAllowed("Only this machine may ask that; ADMIN_KEY opens it to others.")
+
+
+def is_admins(path: str) -> bool:
+    """Tell whether *path* is for operators."""
+    return path == "/admin" or path.startswith("/admin/")
+
+
+def _secrets_in(headers: Headers) -> list[bytes]:
+    """Return what may be a key among *headers*."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    given = [token if scheme.lower() == "bearer" else None, headers.get("x-api-key")]
+    return [each.encode("latin-1") for each in given if each is not None]
 
 
 def _is_open(path: str) -> bool:

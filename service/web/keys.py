@@ -73,6 +73,7 @@ class Keys:
     Args:
         api_key: the one of API_KEY; None: there is none.
         file: where the others stand; None: there are no others.
+        admin_key: the one for /admin; None: the one of API_KEY.
         clock: monotonic seconds.
 
     Raises:
@@ -83,10 +84,13 @@ class Keys:
         self,
         api_key: str | None = None,
         file: str | None = None,
+        admin_key: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api_key = None if api_key is None else NO_KEY
         self._api_secret = b"" if api_key is None else api_key.encode()
+        admin_key = api_key if admin_key is None else admin_key
+        self._admin_secret = None if admin_key is None else admin_key.encode()
         self._path = None if file is None else Path(file).expanduser()
         self._clock = clock
         self._looked_s = clock()
@@ -100,6 +104,15 @@ class Keys:
     def are_needed(self) -> bool:
         """Whether nobody is let in without one."""
         return self._api_key is not None or self._path is not None
+
+    @property
+    def has_admin(self) -> bool:
+        """Whether there is a key for /admin."""
+        return self._admin_secret is not None
+
+    def is_admin(self, secret: bytes) -> bool:
+        """Tell whether *secret* is the key for /admin."""
+        return self._admin_secret is not None and hmac.compare_digest(secret, self._admin_secret)
 
     def find(self, secret: bytes) -> Key | None:
         """Return the key that *secret* is; None: it is none. Nothing stops early where it is nearly right."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from service.catalog.card import EMBEDDED_FOLDER
+from service.contracts import check
 from tests.live import MODULE, LiveServer, running
 
 FILE = """
@@ -86,6 +89,51 @@ def test_models_come_when_they_are_asked_for_and_make_room(server: LiveServer) -
             time.sleep(0.05)
         (critic,) = [m for m in http.get("/readyz").json()["models"] if m["id"] == "critic"]
         assert ("unloaded", "nobody asked for it") == (critic["state"], critic["reason"])
+
+
+def admin(http: httpx.Client, what: str) -> dict[str, Any]:
+    """Do one thing to one model, such as `coder/load`; return what is said of it."""
+    answer = http.post(f"/admin/models/{what}")
+    assert 200 == answer.status_code, answer.text
+    entry: dict[str, Any] = answer.json()
+    check("admin-model", entry)
+    return entry
+
+
+def test_operator_loads_pins_and_unloads(server: LiveServer) -> None:
+    """One that is pinned makes no room; one that answers is not unloaded, and its stream goes on."""
+    with server.client() as http:
+        up = admin(http, "coder/load")
+        assert ("coder", False) == (up["id"], up["pinned"])
+        assert up["state"] in {"warming", "ready"}
+        assert admin(http, "coder/pin")["pinned"]
+        refused = ask(http, "critic").json()["error"]
+        assert "insufficient_memory" == refused["code"]
+        assert not admin(http, "coder/unpin")["pinned"]
+
+        listed = http.get("/admin/models").json()
+        check("admin-model-list", listed)
+        assert BUDGET_MB * 1_000_000 == listed["memory"]["limit_bytes"]
+        assert [400_000_000] * 3 == [model["planned_bytes"] for model in listed["models"]]
+        assert ["gpt-4o"] == listed["models"][0]["aliases"]
+        assert [True, True, False] == [model["held_bytes"] > 0 for model in listed["models"]]
+
+        long = {"model": "coder", "stream": True, **ANSWER, "ignore_eos": True, "max_tokens": 150}
+        with http.stream("POST", "/v1/chat/completions", json=long) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            with server.client() as other:
+                in_use = other.post("/admin/models/coder/unload")
+            assert (409, "model_in_use") == (in_use.status_code, in_use.json()["error"]["code"])
+            assert "data: [DONE]" in [*lines]
+        deadline_s = time.monotonic() + 10
+        while (gone := http.post("/admin/models/coder/unload")).status_code == 409:
+            assert time.monotonic() < deadline_s  # the request leaves a moment after its last byte
+        assert ("unloaded", 0) == itemgetter("state", "held_bytes")(gone.json())
+        assert 1 == len(server.engines())
+        stays = http.post("/admin/models/gpt-4o/unload").json()["error"]
+        assert "model_in_use" == stays["code"]
+        assert "model_not_found" == http.post("/admin/models/x/pin").json()["error"]["code"]
 
 
 def test_name_of_no_model_names_those_that_are_served(server: LiveServer) -> None:

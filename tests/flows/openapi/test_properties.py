@@ -22,6 +22,8 @@ CANCEL = "POST /v1/responses/{response_id}/cancel"
 KEPT = r"/v1/responses/\{"
 # They need a model of another kind, which the built-in one is not.
 OTHER_KINDS = {"POST /v1/embeddings", "POST /v1/rerank", "POST /v1/score"}
+# The only model of that server is to be up all the time.
+UNLOAD = "POST /admin/models/{id}/unload"
 NEED_A_MODEL = OTHER_KINDS | {
     "GET /health",
     "GET /readyz",
@@ -36,6 +38,10 @@ NEED_A_MODEL = OTHER_KINDS | {
     "POST /v1/tokenize",
     "POST /v1/detokenize",
     "POST /v1/estimate",
+    "POST /admin/models/{id}/load",
+    "POST /admin/models/{id}/pin",
+    "POST /admin/models/{id}/unpin",
+    UNLOAD,
 }
 
 
@@ -104,7 +110,7 @@ def test_every_operation_was_tried_and_succeeded(ready: Exploration) -> None:
     succeeded = {t.operation for t in ready.trials if t.is_positive and t.answer.is_success}
 
     assert tried >= operations().keys()
-    assert succeeded | OTHER_KINDS | {CANCEL} == operations().keys()
+    assert succeeded | OTHER_KINDS | {CANCEL, UNLOAD} == operations().keys()
 
 
 def test_chat_was_tried_from_all_sides(ready: Exploration) -> None:
