@@ -8,16 +8,9 @@ from typing import Any
 import click
 from falcon.asgi import App
 
-from service import models_file
 from service import settings as options
-from service.catalog.resolve import Names
-from service.fleet.admission import Admission
-from service.fleet.fleet import Fleet
-from service.fleet.lifecycle import Lifecycle
-from service.fleet.served_model import N_QUESTIONS, ServedModel
-from service.fleet.supervisor import ENGINE_COMMAND, Supervisor
-from service.models_file import Plan
-from service.protocol import Load
+from service.fleet.supervisor import ENGINE_COMMAND
+from service.roster import Roster
 from service.settings import Settings
 from service.telemetry import Metrics, configure_logging
 from service.web import failures
@@ -32,7 +25,7 @@ from service.web.journal import Journal, RouteNote
 from service.web.keys import Keys
 from service.web.lifespan import Lifespan
 from service.web.opening import Opening
-from service.web.resources.admin import AdminModels
+from service.web.resources.admin import AdminModels, AdminReload
 from service.web.resources.chat import ChatCompletions
 from service.web.resources.completions import Completions
 from service.web.resources.document import OpenApi
@@ -60,12 +53,8 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
     metrics = Metrics()
     keys = Keys(settings.api_key, settings.api_keys_file, settings.admin_key)
     traces = tracing(settings.otlp_endpoint)
-    plans = models_file.plans(settings)
-    served = [_served(plan, metrics, engine) for plan in plans]
-    aliases = {alias: str(plan.settings.model_id) for plan in plans for alias in plan.aliases}
-    names = Names(aliases | dict(settings.model_aliases), settings.any_model_name)
-    is_shared = len(plans) > 1
-    fleet = Fleet(served, names, models_file.memory_bytes(settings) if is_shared else None)
+    roster = Roster(settings, metrics, engine)
+    fleet = roster.fleet
     metrics.registry.register(EngineMetrics(fleet))
     journal = Journal(metrics, logs_probes=settings.log_probes)
     intake = Intake(fleet, metrics, ImageFetch(settings.image_hosts))
@@ -99,6 +88,7 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
         ("/v1/messages", messages, {}),
         ("/v1/messages/count_tokens", messages, {"suffix": "count_tokens"}),
         ("/admin/models", admin, {}),
+        ("/admin/reload", AdminReload(roster.reload), {}),
         ("/admin/models/{model_id}/load", admin, {"suffix": "load"}),
         ("/admin/models/{model_id}/unload", admin, {"suffix": "unload"}),
         ("/admin/models/{model_id}/pin", admin, {"suffix": "pin"}),
@@ -107,7 +97,9 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
         ("/docs", pages, {"suffix": "docs"}),
         ("/pages/{name}", pages, {"suffix": "file"}),
     ]
-    lifespan = Lifespan(fleet, metrics, settings.drain_timeout_s, traces)
+    has_list = settings.models_file is not None or settings.models_dir is not None
+    reload = roster.reload if has_list else None
+    lifespan = Lifespan(fleet, metrics, settings.drain_timeout_s, traces, reload)
     middleware: list[Any] = [lifespan, RouteNote()]
     app = App(middleware=middleware)
     failures.install(app)
@@ -118,33 +110,6 @@ def create_app(settings: Settings, *, engine: Sequence[str] = ENGINE_COMMAND) ->
     cors = Cors(settings.allowed_origins)
     lifespan.edge = Edge(app, journal, guard, cors, traces, opening)
     return lifespan.edge
-
-
-def _served(plan: Plan, metrics: Metrics, engine: Sequence[str]) -> ServedModel:
-    """Return the model of *plan*, not loaded yet."""
-    settings = plan.settings
-    supervisor = Supervisor(
-        load_message(settings),
-        Lifecycle(warmup_enabled=settings.warmup, is_on_demand=plan.stay.is_on_demand),
-        metrics,
-        command=engine,
-        stall_s=settings.stall_timeout_s,
-        load_s=settings.load_timeout_s,
-        memory_bytes=settings.engine_memory_mb and settings.engine_memory_mb * 1_000_000,
-    )
-    queue = (settings.queue_size, settings.queue_timeout_s)
-    return ServedModel(
-        supervisor,
-        Admission(settings.max_concurrency, *queue),
-        Admission(N_QUESTIONS, *queue),
-        plan.stay,
-        plan.card,
-    )
-
-
-def load_message(settings: Settings) -> Load:
-    """Return what an engine is started with: of all settings those that `Load` has a field for."""
-    return Load(**{name: getattr(settings, name) for name in Load.__struct_fields__})
 
 
 def __getattr__(name: str) -> Edge:

@@ -68,12 +68,24 @@ class Plan:
         stay: when it is in memory.
         aliases: further names of it.
         card: what its files say of it; None: they aren't on this machine yet.
+        has_share: its memory is a share of what all have, and nobody's wish.
     """
 
     settings: Settings
     stay: Stay = _ALWAYS
     aliases: tuple[str, ...] = ()
     card: ModelCard | None = None
+    has_share: bool = False
+
+    def in_memory_of(self, other: Plan) -> Plan:
+        """Return the same with the share of memory that *other* has; without shares, as it is."""
+        if not (self.has_share and other.has_share):
+            return self
+        return dataclasses.replace(
+            self,
+            settings=dataclasses.replace(self.settings, memory_mb=other.settings.memory_mb),
+            stay=dataclasses.replace(self.stay, memory_bytes=other.stay.memory_bytes),
+        )
 
 
 def plans(settings: Settings) -> list[Plan]:
@@ -142,6 +154,7 @@ class _Table:
             ),
             tuple(self.own.get("aliases", ())),
             self._card(folder),
+            has_share=self.settings.memory_mb is None,
         )
 
     def _folder(self) -> Path | None:

@@ -12,8 +12,9 @@ import falcon.inspect
 from falcon.asgi import App
 
 from service import contracts
-from service.app import create_app, load_message
+from service.app import create_app
 from service.protocol import Load
+from service.roster import load_message
 from service.settings import OPTIONS, Settings
 from service.web.resources import pages
 from tests.live import ROOT

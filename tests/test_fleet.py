@@ -49,6 +49,11 @@ class Keeper:
         else:
             self.lifecycle.failed("it holds NaN")
 
+    async def stop(self) -> None:
+        """Be gone for good."""
+        self.lifecycle.draining()
+        self.lifecycle.stopped()
+
     async def unload(self, reason: str) -> None:
         """Be gone."""
         self.lifecycle.unloaded(reason)
@@ -261,5 +266,52 @@ def test_operator_unpins_for_one_that_waits_for_room() -> None:
         fleet.unpin(first)
         await coming
         assert ["b"] == loaded(fleet)
+
+    run(scenario)
+
+
+def test_model_that_is_served_otherwise_waits_for_the_one_before() -> None:
+    """Who is answered is answered; only then the model comes anew, and what is named no longer is gone."""
+
+    async def scenario() -> None:
+        chat, old, gone = served("chat", DEFAULT), served("coder"), served("gone")
+        fleet = Fleet([chat, old, gone], Names(), 1300 * MB)
+        fleet.start()
+        for model in (old, gone):
+            fleet.take(model)
+            await fleet.bring_up(model, 1.0)
+        fleet.leave(gone)
+        new = served("coder")
+        fleet.change([chat, new], Names(), 1300 * MB)
+        with pytest.raises(ModelNotFound):
+            fleet.find("gone")
+        coming = asyncio.create_task(fleet.bring_up(fleet.find("coder"), 1.0))
+        await asyncio.sleep(0.01)
+        assert [State.READY, State.STOPPED, State.UNLOADED] == [
+            model.lifecycle.state for model in (old, gone, new)
+        ]
+        assert 800 * MB == fleet.planned_bytes
+        fleet.leave(old)
+        await coming
+        assert (State.STOPPED, State.READY) == (old.lifecycle.state, new.lifecycle.state)
+        assert ["chat", "coder"] == loaded(fleet)
+
+    run(scenario)
+
+
+def test_new_model_that_is_to_be_up_comes_at_once() -> None:
+    """Nobody has to ask for it; those that stay are not touched."""
+
+    async def scenario() -> None:
+        chat = served("chat", DEFAULT)
+        fleet = Fleet([chat], Names())
+        fleet.start()
+        await chat.lifecycle.healthy()
+        critic = served("critic", ON_DEMAND)
+        critic.stay = DEFAULT
+        fleet.change([chat, critic], Names(), None)
+        await critic.lifecycle.healthy()
+        assert ["chat", "critic"] == loaded(fleet)
+        assert 1 == cast(Keeper, chat.supervisor).lives
 
     run(scenario)

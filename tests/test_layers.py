@@ -15,6 +15,7 @@ STOREYS = (
     {"anthropic"},
     {"fleet"},
     {"web", "models_file"},
+    {"roster"},
     {"app"},
     {"command"},
     {"__main__"},

@@ -162,3 +162,16 @@ def test_settings_of_the_whole_server_are_no_models_own() -> None:
 
     assert {"context_length", "kv_bits", "max_concurrency", "queue_size", "memory_mb"} <= keys
     assert not keys & {"server_port", "api_key", "log_level", "models_file", "model_path"}
+
+
+def test_share_of_memory_is_no_change(folder: Path) -> None:
+    """Each new model makes the shares smaller; those that are there keep what they were planned with."""
+    two = MODEL.format(id="chat") + MODEL.format(id="coder")
+    own = MODEL.format(id="small") + "memory_mb = 100\n"
+    chat, _, small = plans(by_file(folder, two + own))
+    (alone,) = plans(by_file(folder, MODEL.format(id="chat")))
+    other = plans(by_file(folder, two + own.replace("100", "200")))[2]
+
+    assert chat != alone
+    assert alone == chat.in_memory_of(alone)
+    assert other == other.in_memory_of(small)

@@ -21,12 +21,12 @@ from typing import Any
 import click
 import msgspec
 
-from service.app import load_message
 from service.catalog import source
 from service.catalog.card import UnfitModel
 from service.command import bench
 from service.command.serve import serve
 from service.fleet.supervisor import child_environment
+from service.roster import load_message
 from service.settings import Settings, command
 from service.web import keys
 

@@ -9,9 +9,12 @@ one in use and never one that is pinned; if none can go now, the request waits f
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from service.catalog.resolve import Names
 from service.errors import InsufficientMemory, ModelInUse, ModelNotFound, QueueTimeout
@@ -22,6 +25,26 @@ from service.protocol import ModelCard
 _log = logging.getLogger(__name__)
 
 MB = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """
+    What became of the models when they were read again, by id.
+
+    Attributes:
+        added: those that are new.
+        changed: those that are served otherwise.
+        removed: those that are served no longer.
+    """
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+
+    def __str__(self) -> str:
+        told = (("added", self.added), ("changed", self.changed), ("removed", self.removed))
+        return "; ".join(f"{what}: {', '.join(ids)}" for what, ids in told if ids) or "as before"
 
 
 class Fleet:
@@ -46,7 +69,8 @@ class Fleet:
         self.memory_bytes = memory_bytes
         self._changing = asyncio.Lock()  # one model at a time comes or goes
         self._left = asyncio.Event()  # set, and replaced, when a model is no longer in use
-        self._tasks: set[asyncio.Task[bool]] = set()  # what unloads idle models now
+        self._leaving: list[ServedModel] = []  # no new requests; gone when they have answered all
+        self._tasks: set[asyncio.Task[object]] = set()  # what loads and unloads models unasked now
 
     @property
     def default(self) -> ServedModel:
@@ -66,7 +90,7 @@ class Fleet:
     @property
     def planned_bytes(self) -> int:
         """What the engines that are there take of `memory_bytes`."""
-        return sum(model.memory_bytes for model in self.models if model.has_engine)
+        return sum(model.memory_bytes for model in self._all() if model.has_engine)
 
     def cards(self) -> list[ModelCard]:
         """
@@ -116,8 +140,16 @@ class Fleet:
         return self._names.of(card, self._known())
 
     def of(self, card: ModelCard) -> ServedModel:
-        """Return the model with this *card*."""
-        return next(model for model in self.models if model.id == card.id)
+        """
+        Return the model with this *card*.
+
+        Raises:
+            ModelNotFound: it is served no longer.
+        """
+        for model in self.models:
+            if model.id == card.id:
+                return model
+        raise ModelNotFound(f"{card.id} is served no longer.", param="model")
 
     def take(self, model: ServedModel) -> None:
         """Note that a request needs *model*; it stays in memory until `leave`."""
@@ -161,6 +193,8 @@ class Fleet:
         Raises:
             InsufficientMemory: there can't be room for it.
         """
+        while any(each.id == model.id for each in self._leaving if each is not model):
+            await self._left.wait()
         async with self._changing:
             if model.lifecycle.state is State.UNLOADED:
                 await self._make_room(model)
@@ -190,6 +224,22 @@ class Fleet:
         model.unpin()
         self._wake()
 
+    def change(self, models: Sequence[ServedModel], names: Names, memory_bytes: int | None) -> None:
+        """
+        Serve *models* from now on, the first as the default; those that are served already stay as they are.
+
+        Others get no more requests, and leave when they have answered those that they have.
+        """
+        going = [model for model in self.models if model not in models]
+        self.models, self._names, self.memory_bytes = tuple(models), names, memory_bytes
+        self._leaving += going
+        for model in going:
+            self._begin(self._see_off(model))
+        for model in models:
+            if not model.stay.is_on_demand and not model.has_engine:
+                self._begin(self._bring_in(model))
+        self._wake()
+
     def start(self) -> None:
         """Begin to load what is to be loaded at the start; returns at once. Needs a running event loop."""
         for model in self.models:
@@ -198,17 +248,43 @@ class Fleet:
 
     def close(self) -> None:
         """Turn away everyone who waits, and everyone who comes."""
-        for model in self.models:
+        for model in self._all():
             model.admission.close()
             model.questions.close()
 
     async def drain(self, deadline_s: float) -> None:
         """Let running requests finish for *deadline_s* seconds, then fail them."""
-        await asyncio.gather(*(model.supervisor.drain(deadline_s) for model in self.models))
+        await asyncio.gather(*(model.supervisor.drain(deadline_s) for model in self._all()))
 
     async def stop(self) -> None:
         """End all engine processes."""
-        await asyncio.gather(*(model.supervisor.stop() for model in self.models))
+        await asyncio.gather(*(model.supervisor.stop() for model in self._all()))
+
+    def _all(self) -> list[ServedModel]:
+        """Return those that are served and those that leave."""
+        return [*self.models, *self._leaving]
+
+    async def _see_off(self, model: ServedModel) -> None:
+        """End *model* when it has answered all that it was asked."""
+        while model.n_users > 0:
+            await self._left.wait()
+        _log.info("%s is served no longer, or otherwise: its engine ends.", model.id)
+        await model.supervisor.stop()
+        self._leaving.remove(model)
+        self._wake()
+
+    async def _bring_in(self, model: ServedModel) -> None:
+        """Load *model*, which is to be up, though nobody asked for it."""
+        try:
+            await self.load(model)
+        except InsufficientMemory as error:
+            _log.error("%s", error.message)
+
+    def _begin(self, work: Coroutine[Any, Any, object]) -> None:
+        """Let *work* go on by itself."""
+        # A context of its own: it is no request's.
+        self._tasks.add(task := asyncio.create_task(work, context=contextvars.Context()))
+        task.add_done_callback(self._tasks.discard)
 
     def _known(self) -> list[ModelCard]:
         """Return the cards of all models that have one."""
@@ -218,8 +294,8 @@ class Fleet:
         """Unload others until there is room for *model*; wait where they are in use."""
         if self.memory_bytes is None:
             return
-        others = [each for each in self.models if each is not model]
-        staying = sum(each.memory_bytes for each in others if each.stays)
+        others = [each for each in self._all() if each is not model]
+        staying = sum(each.memory_bytes for each in self.models if each.stays and each is not model)
         if model.memory_bytes + staying > self.memory_bytes:
             raise InsufficientMemory(
                 f"{model.id} needs {model.memory_bytes // MB} MB, and of the {self.memory_bytes // MB} MB "
@@ -230,7 +306,9 @@ class Fleet:
             > self.memory_bytes
         ):
             idle = [
-                each for each in others if each.has_engine and not each.stays and each.n_users == 0
+                each
+                for each in self.models
+                if each.has_engine and not each.stays and each.n_users == 0 and each is not model
             ]
             if idle:
                 oldest = min(idle, key=lambda each: each.last_used_s)
@@ -246,8 +324,7 @@ class Fleet:
         """Unload *model* if nobody has used it since."""
         # The moment is compared and no span: a loop's timers may go off a little early.
         if model.n_users == 0 and model.last_used_s == since_s and model.has_engine:
-            self._tasks.add(task := asyncio.create_task(self.unload(model, "nobody asked for it")))
-            task.add_done_callback(self._tasks.discard)
+            self._begin(self.unload(model, "nobody asked for it"))
 
     def _wake(self) -> None:
         left, self._left = self._left, asyncio.Event()

@@ -9,6 +9,7 @@ then an error event, and the server finds nothing left to wait for. A second sig
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import multiprocessing
@@ -16,10 +17,12 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any
 
-from service.fleet.fleet import Fleet
+from service.errors import ServiceError
+from service.fleet.fleet import Changes, Fleet
 from service.telemetry import Metrics
 from service.web import descriptors
 from service.web.edge import Edge
@@ -42,6 +45,7 @@ class Lifespan:
         metrics: where the lag of the event loop is noted.
         drain_s: seconds that running answers get when the end is asked for.
         tracing: closed in the end.
+        reload: reads again which models there are, at SIGHUP; None: there is nothing to read.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Lifespan:
         metrics: Metrics,
         drain_s: float,
         tracing: Tracing,
+        reload: Callable[[], Coroutine[Any, Any, Changes]] | None = None,
     ) -> None:
         self.edge: Edge | None = None
         self._lag = LoopLag(metrics)
@@ -57,6 +62,8 @@ class Lifespan:
         self._drain_s = drain_s
         self._fleet = fleet
         self._tracing = tracing
+        self._reload = reload
+        self._reloading: set[asyncio.Task[None]] = set()
         self._draining: list[asyncio.Task[None]] = []
         self._servers_own: dict[signal.Signals, Any] = {}
 
@@ -92,6 +99,23 @@ class Lifespan:
 
         for number in _SIGNALS:
             self._servers_own[number] = signal.signal(number, hear)
+
+        # At a terminal the signal says that the terminal is gone, and ends the server as it always did.
+        if self._reload is not None and not os.isatty(0):
+            signal.signal(
+                signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(self._begin_to_reload)
+            )
+
+    def _begin_to_reload(self) -> None:
+        self._reloading.add(
+            task := asyncio.create_task(self._read_again(), context=contextvars.Context())
+        )
+        task.add_done_callback(self._reloading.discard)
+
+    async def _read_again(self) -> None:
+        assert self._reload is not None
+        with contextlib.suppress(ServiceError):  # it is logged with its line
+            await self._reload()
 
     def _begin_to_drain(self) -> None:
         patience_s = 0.0 if self._draining else self._drain_s

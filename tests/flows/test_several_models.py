@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from operator import itemgetter
@@ -38,11 +39,17 @@ BUDGET_MB = 900  # for two
 ANSWER = {"messages": [{"role": "user", "content": "What does /health mean?"}], "temperature": 0}
 
 
+def write_models(folder: Path, text: str) -> None:
+    """Let the file of models hold *text*, all of it at once."""
+    (folder / "new.toml").write_text(text.format(path=EMBEDDED_FOLDER))
+    (folder / "new.toml").replace(folder / "models.toml")
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """Return a server whose default model is up."""
     folder = tmp_path_factory.mktemp("models")
-    (folder / "models.toml").write_text(FILE.format(path=EMBEDDED_FOLDER))
+    write_models(folder, FILE)
     how = (*MODULE, "--models", str(folder / "models.toml"))
     with running(folder / "log", how, MODELS_MEMORY_MB=str(BUDGET_MB)) as live:
         live.wait_until("/readyz", 200)
@@ -134,6 +141,47 @@ def test_operator_loads_pins_and_unloads(server: LiveServer) -> None:
         stays = http.post("/admin/models/gpt-4o/unload").json()["error"]
         assert "model_in_use" == stays["code"]
         assert "model_not_found" == http.post("/admin/models/x/pin").json()["error"]["code"]
+
+
+OTHER_FILE = FILE.replace("256", "128").replace('"critic"', '"judge"') + 'aliases = ["j"]\n'
+
+
+def test_models_are_read_again_without_dropping_a_stream(server: LiveServer) -> None:
+    """New ones come, changed and gone ones leave when they have answered; a bad file changes nothing."""
+    folder = server.log.parent
+    (default,) = server.engines()
+    with server.client() as http:
+        long = {"model": "coder", "stream": True, **ANSWER, "ignore_eos": True, "max_tokens": 150}
+        with http.stream("POST", "/v1/chat/completions", json=long) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            with server.client() as other:
+                write_models(folder, OTHER_FILE + "colour = 1\n")
+                refused = other.post("/admin/reload").json()["error"]
+                assert "invalid_models_file" == refused["code"]
+                assert "models.toml, line 20: unknown key 'colour'" in refused["message"]
+                assert ["chat", "coder", "critic"] == [*states(other)]
+
+                write_models(folder, OTHER_FILE)
+                changes = other.post("/admin/reload").json()
+                check("admin-reload", changes)
+                assert {"added": ["judge"], "changed": ["coder"], "removed": ["critic"]} == changes
+                assert ["chat", "coder", "judge"] == [*states(other)]
+                assert "model_not_found" == ask(other, "critic").json()["error"]["code"]
+            assert "data: [DONE]" in [*lines]
+        assert "coder" == ask(http, "coder").json()["model"]
+        assert 128 == http.get("/v1/models/coder").json()["context_length"]
+        assert "judge" == ask(http, "j").json()["model"]
+        assert default in server.engines()
+
+        write_models(folder, FILE)
+        server.process.send_signal(signal.SIGHUP)
+        deadline_s = time.monotonic() + 10
+        while ["chat", "coder", "critic"] != [*states(http)]:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+        assert "chat" == ask(http, "chat").json()["model"]
+        assert default in server.engines()
 
 
 def test_name_of_no_model_names_those_that_are_served(server: LiveServer) -> None:

@@ -1,14 +1,15 @@
-"""`/admin/models`: what an operator sees of the models, and does with them while the server runs."""
+"""`/admin`: what an operator sees of the models, and does with them while the server runs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import falcon
 import msgspec
 from falcon.asgi import Request, Response
 
-from service.fleet.fleet import Fleet
+from service.fleet.fleet import Changes, Fleet
 from service.fleet.served_model import ServedModel
 
 
@@ -59,6 +60,26 @@ class AdminModels:
 
     def _tell(self, resp: Response, model: ServedModel) -> None:
         _render(resp, _entry(self._fleet, model))
+
+
+class AdminReload:
+    """
+    Which models there are, read again.
+
+    Args:
+        reload: does it.
+    """
+
+    def __init__(self, reload: Callable[[], Coroutine[Any, Any, Changes]]) -> None:
+        self._reload = reload
+
+    async def on_post(self, req: Request, resp: Response) -> None:  # noqa: ARG002
+        """Read file and folder again, and tell what that changes; running answers go on."""
+        changes = await self._reload()
+        _render(
+            resp,
+            {"added": changes.added, "changed": changes.changed, "removed": changes.removed},
+        )
 
 
 def _entry(fleet: Fleet, model: ServedModel) -> dict[str, Any]:
