@@ -39,6 +39,7 @@ API_OPTIONS = {
     "api_key",
     "api_keys_file",
     "admin_key",
+    "image_hosts",
     "otlp_endpoint",
     "model_aliases",
     "any_model_name",
