@@ -377,3 +377,30 @@ def test_close_when_a_waiter_is_leaving() -> None:
         assert (0, 0) == (door.n_in_use, door.n_waiting)
 
     asyncio.run(scenario())
+
+
+def test_permits_when_held() -> None:
+    """None is handed out, whether one is free or comes back; then those who waited get them in turn."""
+
+    async def scenario() -> None:
+        admission = Admission(2, 3, 5.0)
+        permit = await admission.acquire()
+        admission.hold()
+        waiting = [asyncio.create_task(admission.acquire()) for _ in range(3)]
+        await settle()
+        assert (1, 3, 3) == (admission.n_in_use, admission.n_waiting, admission.n_held)
+        permit.release()
+        await settle()
+        assert (0, 3) == (admission.n_in_use, admission.n_held)
+        with pytest.raises(QueueFull):
+            await admission.acquire()
+        admission.resume()
+        await settle()
+        assert [True, True, False] == [task.done() for task in waiting]
+        assert (2, 1, 0) == (admission.n_in_use, admission.n_waiting, admission.n_held)
+        waiting[0].result().release()
+        (await waiting[2]).release()
+        waiting[1].result().release()
+        assert (0, 0) == (admission.n_in_use, admission.n_waiting)
+
+    asyncio.run(scenario())

@@ -14,6 +14,7 @@ from service.errors import (
     ModelNotReady,
     QueueTimeout,
 )
+from service.fleet import fleet as fleet_module
 from service.fleet.admission import Admission
 from service.fleet.fleet import MB, Fleet
 from service.fleet.lifecycle import Lifecycle, State
@@ -48,6 +49,7 @@ class Keeper:
             self.lifecycle.warmed(None)
         else:
             self.lifecycle.failed("it holds NaN")
+            self.lifecycle.given_up()
 
     async def stop(self) -> None:
         """Be gone for good."""
@@ -313,5 +315,63 @@ def test_new_model_that_is_to_be_up_comes_at_once() -> None:
         await critic.lifecycle.healthy()
         assert ["chat", "critic"] == loaded(fleet)
         assert 1 == cast(Keeper, chat.supervisor).lives
+
+    run(scenario)
+
+
+def test_model_that_waits_is_not_kept_out_by_new_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while they wait behind it; those that run end first, and then each model has its turn."""
+    monkeypatch.setattr(fleet_module, "PATIENCE_S", 0.02)
+    begun: list[str] = []
+
+    async def request(fleet: Fleet, model: ServedModel, name: str) -> None:
+        fleet.take(model)
+        with await model.admission.acquire():
+            await fleet.bring_up(model, 2.0)
+            begun.append(name)
+            await asyncio.sleep(0.04)
+        fleet.leave(model)
+
+    async def scenario() -> None:
+        first, second = served("a"), served("b")
+        first.admission = Admission(2, 9, 2.0)
+        fleet = Fleet([first, second], Names(), 500 * MB)
+        tasks = [asyncio.create_task(request(fleet, first, "a"))]
+        await asyncio.sleep(0.01)
+        tasks.append(asyncio.create_task(request(fleet, second, "b")))
+        for _ in range(6):
+            await asyncio.sleep(0.01)
+            tasks.append(asyncio.create_task(request(fleet, first, "a")))
+        await asyncio.gather(*tasks)
+        assert (7, 1) == (begun.count("a"), begun.count("b"))
+        assert begun.index("b") <= 4
+        assert (0, 0) == (first.n_users, second.n_users)
+        assert (0, 0) == (first.admission.n_in_use, first.admission.n_waiting)
+
+    run(scenario)
+
+
+def test_model_that_was_given_up_takes_no_room_and_is_tried_again() -> None:
+    """Not by each request, but after a while, or at once when an operator wants it."""
+
+    async def scenario() -> None:
+        broken, other = served("broken", can_load=False), served("other")
+        fleet = Fleet([broken, other], Names(), 500 * MB)
+        for _ in range(2):
+            with pytest.raises(ModelNotReady):
+                await fleet.bring_up(broken, 1.0)
+        assert 1 == cast(Keeper, broken.supervisor).lives
+        assert 0 == fleet.planned_bytes
+        fleet.take(other)
+        await fleet.bring_up(other, 1.0)
+        assert ("failed", "it holds NaN") == (
+            broken.lifecycle.state.value,
+            broken.lifecycle.reason,
+        )
+        fleet.leave(other)
+        broken.lifecycle.forgive()
+        with pytest.raises(ModelNotReady):
+            await fleet.bring_up(broken, 1.0)
+        assert 2 == cast(Keeper, broken.supervisor).lives
 
     run(scenario)

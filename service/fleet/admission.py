@@ -69,6 +69,7 @@ class Admission:
         self._n_places = n_places
         self._waiting: list[_Waiter] = []  # who is next comes first
         self._is_closed = False
+        self._is_held = False
 
     @property
     def n_in_use(self) -> int:
@@ -79,6 +80,22 @@ class Admission:
     def n_waiting(self) -> int:
         """How many requests wait for one."""
         return len(self._waiting)
+
+    @property
+    def n_held(self) -> int:
+        """How many requests wait because no permits are handed out."""
+        return len(self._waiting) if self._is_held else 0
+
+    def hold(self) -> None:
+        """Hand out no more permits until `resume`; who comes waits in the queue. Idempotent."""
+        self._is_held = True
+
+    def resume(self) -> None:
+        """Hand out permits again, first to those who have waited. Idempotent."""
+        self._is_held = False
+        n_free, self._n_free = self._n_free, 0
+        for _ in range(n_free):
+            self._pass_on()
 
     async def acquire(self, priority: int = 0) -> Permit:
         """
@@ -91,7 +108,7 @@ class Admission:
         """
         if self._is_closed:
             raise _ending()
-        if self._n_free > 0 and not self._waiting:
+        if self._n_free > 0 and not self._waiting and not self._is_held:
             self._n_free -= 1
             return Permit(self)
         if len(self._waiting) >= self._n_places:
@@ -134,7 +151,7 @@ class Admission:
             turn.result().release()
 
     def _pass_on(self) -> None:
-        while self._waiting:
+        while self._waiting and not self._is_held:
             turn = self._waiting.pop(0).turn
             if not turn.done():
                 turn.set_result(Permit(self))

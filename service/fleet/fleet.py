@@ -3,7 +3,9 @@ All models of the server, each with an engine process of its own, in the memory 
 
 A model is loaded when the server starts, or on demand: by the first request that asks for it, which waits
 until it is up. Where the memory is taken, the model that nobody has used for longest makes room, but never
-one in use and never one that is pinned; if none can go now, the request waits for that, too.
+one in use and never one that is pinned; if none can go now, the request waits for that, too. Where it has
+waited for a while, no new requests begin at the others until it has room, since they could keep it out for
+ever.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from service.protocol import ModelCard
 _log = logging.getLogger(__name__)
 
 MB = 1_000_000
+PATIENCE_S = 5.0  # taste: so long the models in use go first, since each change costs a load
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +161,13 @@ class Fleet:
     def leave(self, model: ServedModel) -> None:
         """Note that a request needs *model* no longer."""
         model.n_users -= 1
-        if model.n_users == 0:
+        if model.n_in_use == 0:
             model.last_used_s = time.monotonic()
             self._wake()
-            if model.stay.idle_s is not None:
-                asyncio.get_running_loop().call_later(
-                    model.stay.idle_s, self._unload_if_idle, model, model.last_used_s
-                )
+        if model.n_users == 0 and model.stay.idle_s is not None:
+            asyncio.get_running_loop().call_later(
+                model.stay.idle_s, self._unload_if_idle, model, model.last_used_s
+            )
 
     async def bring_up(self, model: ServedModel, patience_s: float) -> None:
         """
@@ -196,7 +199,7 @@ class Fleet:
         while any(each.id == model.id for each in self._leaving if each is not model):
             await self._left.wait()
         async with self._changing:
-            if model.lifecycle.state is State.UNLOADED:
+            if model.lifecycle.state is State.UNLOADED or model.lifecycle.may_try_again:
                 await self._make_room(model)
                 model.supervisor.start()
 
@@ -294,27 +297,44 @@ class Fleet:
         """Unload others until there is room for *model*; wait where they are in use."""
         if self.memory_bytes is None:
             return
-        others = [each for each in self._all() if each is not model]
         staying = sum(each.memory_bytes for each in self.models if each.stays and each is not model)
         if model.memory_bytes + staying > self.memory_bytes:
             raise InsufficientMemory(
                 f"{model.id} needs {model.memory_bytes // MB} MB, and of the {self.memory_bytes // MB} MB "
                 f"for all models {staying // MB} MB are taken by those that stay in memory."
             )
-        while (
-            sum(each.memory_bytes for each in (model, *others) if each is model or each.has_engine)
-            > self.memory_bytes
-        ):
-            idle = [
-                each
-                for each in self.models
-                if each.has_engine and not each.stays and each.n_users == 0 and each is not model
-            ]
-            if idle:
-                oldest = min(idle, key=lambda each: each.last_used_s)
-                await self._unload(oldest, f"it made room for {model.id}")
-            else:
+        held_from_s: float | None = asyncio.get_running_loop().time() + PATIENCE_S
+        try:
+            while self._planned_with(model) > self.memory_bytes:
+                others = [each for each in self.models if each is not model]
+                can_go = [each for each in others if each.has_engine and not each.stays]
+                idle = [each for each in can_go if each.n_in_use == 0]
+                if idle:
+                    oldest = min(idle, key=lambda each: each.last_used_s)
+                    await self._unload(oldest, f"it made room for {model.id}")
+                elif not await self._has_left(held_from_s):
+                    held_from_s = None
+                    for each in can_go:
+                        each.hold()
+        finally:
+            for each in self._all():
+                each.resume()
+
+    def _planned_with(self, model: ServedModel) -> int:
+        """Return what all engines take once *model* has one."""
+        others = sum(
+            each.memory_bytes for each in self._all() if each is not model and each.has_engine
+        )
+        return others + model.memory_bytes
+
+    async def _has_left(self, until_s: float | None) -> bool:
+        """Wait until a model is needed no longer; *until_s*, by the loop's clock, return that none is."""
+        try:
+            async with asyncio.timeout_at(until_s):
                 await self._left.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _unload(self, model: ServedModel, reason: str) -> None:
         _log.info("Unloading %s: %s.", model.id, reason)

@@ -26,6 +26,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import time
 from collections.abc import Iterator
 
 from service.errors import ModelNotReady, ServiceError, ShuttingDown
@@ -34,6 +35,9 @@ from service.protocol import Budget, Downloading, ModelCard
 _log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 2
+TRY_AGAIN_S = (
+    60.0  # taste: a model that failed may have been mended, and each try reads its weights
+)
 
 
 class State(enum.Enum):
@@ -77,7 +81,7 @@ class Lifecycle:
         warmup_completed: a real pass has run, in this engine process.
         notes: what an operator should know of a model that answers all the same.
         doubt: what makes the engine doubtful, though it has not been given up; None: nothing.
-        is_given_up: it has failed, and no other try will be made.
+        is_given_up: it has failed, and no other try will be made but for one who asks.
     """
 
     def __init__(self, *, warmup_enabled: bool, is_on_demand: bool = False) -> None:
@@ -94,6 +98,7 @@ class Lifecycle:
         self.notes: tuple[str, ...] = ()
         self.doubt: str | None = None
         self.is_given_up = False
+        self._given_up_s = 0.0
         self._moved = asyncio.Event()  # another one for each state
 
     @property
@@ -105,6 +110,15 @@ class Lifecycle:
     def is_ready(self) -> bool:
         """Whether it can answer beyond doubt, and the warm-up, if asked for, has run."""
         return self.state is State.READY and self.reason is None and self.doubt is None
+
+    @property
+    def may_try_again(self) -> bool:
+        """Whether it was given up, and long enough ago that a request may try to load it again."""
+        return self.is_given_up and time.monotonic() - self._given_up_s >= TRY_AGAIN_S
+
+    def forgive(self) -> None:
+        """Let the next who asks try again, however short ago it was given up."""
+        self._given_up_s = -TRY_AGAIN_S
 
     async def healthy(self) -> None:
         """
@@ -120,6 +134,7 @@ class Lifecycle:
 
     def starting(self) -> None:
         """Note that an engine process is being started, as the model is asked for."""
+        self.is_given_up = False
         self._move(State.STARTING, "the engine process is being started")
 
     def unloaded(self, reason: str) -> None:
@@ -176,6 +191,7 @@ class Lifecycle:
         """Note that no other try will be made."""
         assert self.state is State.FAILED, self.state
         self.is_given_up = True
+        self._given_up_s = time.monotonic()
 
     def starting_again(self) -> None:
         """Note that a new engine process is being started."""

@@ -93,6 +93,21 @@ class ServedModel:
         self.stay = replace(self.stay, is_pinned=False)
 
     @property
+    def n_in_use(self) -> int:
+        """Requests that need it loaded now, but for those that `hold` keeps waiting."""
+        return self.n_users - self.admission.n_held - self.questions.n_held
+
+    def hold(self) -> None:
+        """Let no more requests begin, so that it can make room for another model."""
+        self.admission.hold()
+        self.questions.hold()
+
+    def resume(self) -> None:
+        """Let requests begin again."""
+        self.admission.resume()
+        self.questions.resume()
+
+    @property
     def stays(self) -> bool:
         """Whether it may not be unloaded to make room."""
         return self.stay.is_pinned or not self.stay.is_on_demand
@@ -106,7 +121,8 @@ class ServedModel:
     @property
     def has_engine(self) -> bool:
         """Whether it takes memory, or may do so at any moment."""
-        return self.lifecycle.state not in {State.UNLOADED, State.STOPPED}
+        is_down = self.lifecycle.state in {State.UNLOADED, State.STOPPED}
+        return not (is_down or self.lifecycle.is_given_up)
 
     @property
     def is_missed(self) -> bool:

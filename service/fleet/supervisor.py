@@ -169,6 +169,7 @@ class Supervisor:
         """Begin the first life, at all or after `unload`; returns at once. Needs a running event loop."""
         if self.lifecycle.state is not State.STARTING:
             self.lifecycle.starting()
+        self._is_hopeless = False
         self._keeper = asyncio.create_task(self._keep_alive(), name="supervisor")
 
     def submit(self, jobs: Sequence[Job]) -> Ticket:

@@ -33,6 +33,7 @@ class AdminModels:
     async def on_post_load(self, req: Request, resp: Response, model_id: str) -> None:  # noqa: ARG002
         """Load one, and answer when it takes requests."""
         model = self._fleet.find(model_id)
+        model.lifecycle.forgive()
         self._fleet.take(model)
         try:
             await self._fleet.bring_up(model, model.admission.timeout_s)
