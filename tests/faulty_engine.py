@@ -15,14 +15,14 @@ from collections.abc import Callable
 from typing import Any
 
 from service.engine import __main__ as engine
-from service.engine import loop as engine_loop
+from service.engine import kinds as engine_kinds
 from service.engine import start as engine_start
 from service.engine.cache import prefix_store
 from service.engine.decoding.batch import Batch
 from service.engine.prepare import Preparer
 from service.protocol import Chat, Job
 
-loop: Any = engine_loop  # what is replaced in it is not said to be replaceable
+kinds: Any = engine_kinds  # what is replaced in it is not said to be replaceable
 start: Any = engine_start
 store: Any = prefix_store
 batch_kind: Any = Batch
@@ -32,13 +32,13 @@ MARK = "unlucky"  # whose last message is this is who it happens to
 
 def load_slowly(seconds: float) -> None:
     """Take so long to load."""
-    load = loop.load
+    load = kinds.load
 
     def slow(*args: Any) -> Any:
         time.sleep(seconds)
         return load(*args)
 
-    loop.load = slow
+    kinds.load = slow
 
 
 def hang_in_warmup(_: float) -> None:

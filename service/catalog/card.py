@@ -66,7 +66,7 @@ _NAMED_BITS = {
 }
 """Bits of weights by the name of a method, a mode or a format; where MLX unpacks them, none is here."""
 
-_KINDS: dict[ModelKind, str] = {
+KINDS: dict[ModelKind, str] = {
     "lm": "language model",
     "multimodal": "language model that takes images",
     "embeddings": "embedding model",
@@ -298,6 +298,6 @@ def _description(card: ModelCard, folder: Path, config: Mapping[str, Any], bits:
         name for name, is_known in known.items() if is_known and card.kind in GENERATING
     )
     return (
-        f"{card.id.rpartition('/')[2]}: {config['model_type']} {_KINDS[card.kind]} running on MLX, "
+        f"{card.id.rpartition('/')[2]}: {config['model_type']} {KINDS[card.kind]} running on MLX, "
         f"{size_mb:,.1f} MB of {weights}" + (f", made for {takes}" if takes else "")
     )

@@ -15,14 +15,16 @@ from collections.abc import Iterator
 import msgspec
 
 from service.catalog import source
-from service.catalog.card import UnfitModel, read_json
+from service.catalog.card import KINDS, UnfitModel, read_json
 from service.engine.cache.kv import Caches
 from service.engine.cache.machine import usable_bytes
 from service.engine.cache.memory_plan import RESERVE
+from service.engine.embed.load import load_encoder
+from service.engine.kinds import kind, load_generating
 from service.engine.model import hub
-from service.engine.model.load import LoadedModel, locate, open_model, size_bytes
+from service.engine.model.load import LoadedModel, locate, size_bytes
 from service.engine.text.call_format import formats
-from service.protocol import Load
+from service.protocol import GENERATING, Load
 
 MB = 1_000_000
 EXAMPLE_TOKENS = 1000
@@ -53,9 +55,13 @@ def seen(order: Load) -> Iterator[tuple[str, str]]:
     model_id, folder = locate(order.model_path)
     yield "model", model_id
     yield "folder", str(folder)
-    kind = (read_json(folder / "config.json") or {}).get("model_type")
-    yield "kind", f"lm, a language model of type {kind}"
-    loaded = open_model(order, is_lazy=True)
+    found = kind(order)
+    own_type = (read_json(folder / "config.json") or {}).get("model_type")
+    yield "kind", f"{found}: {KINDS[found]}, of type {own_type}"
+    if found not in GENERATING:
+        yield from _encoder(order)
+        return
+    loaded = load_generating(order, is_looked_at=True)
     bits = loaded.card.quantization_bits
     weights_bytes = size_bytes(loaded.model)
     yield "weights", f"{weights_bytes / MB:,.1f} MB" + (f", {bits}-bit" if bits else "")
@@ -63,6 +69,14 @@ def seen(order: Load) -> Iterator[tuple[str, str]]:
     for note in loaded.card.notes:
         yield "note", note
     yield from _memory(loaded, order, weights_bytes)
+
+
+def _encoder(order: Load) -> Iterator[tuple[str, str]]:
+    """Yield what there is to know of a model that only reads."""
+    loaded = load_encoder(order)
+    yield "weights", f"{size_bytes(loaded.model) / MB:,.1f} MB"
+    yield "context", f"{loaded.card.context_length:,} tokens"
+    yield "memory", f"{usable_bytes() / MB:,.0f} MB on this machine"
 
 
 def _to_download(model_path: str) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,6 @@ the queues holds more than the API process has permits for.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import queue
@@ -23,12 +22,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from service.catalog.card import UnfitModel
-from service.catalog.kind import kind_of
 from service.engine.cache.memory_plan import MemoryPlan, set_limits
 from service.engine.channel import Channel
 from service.engine.embedding import EmbeddingEngine
+from service.engine.kinds import kind, load_generating
 from service.engine.meter import Meter, generation
-from service.engine.model.load import LoadedModel, load, locate
+from service.engine.model.load import LoadedModel, locate
 from service.engine.pulse import Pulse
 from service.engine.scheduler.scheduler import Scheduler
 from service.engine.start import prove, start
@@ -47,7 +46,6 @@ from service.protocol import (
     Job,
     Load,
     Loaded,
-    ModelKind,
     Rejected,
     Step,
     Submit,
@@ -57,8 +55,6 @@ from service.protocol import (
 )
 
 _log = logging.getLogger(__name__)
-
-NEEDS_VISION = "it takes images, for which pip install 'mlx-tier3a[vision]' brings what is needed"
 
 
 @dataclass(frozen=True)
@@ -91,11 +87,10 @@ def serve(
     threading.Thread(target=reader.read, name="reader", daemon=True).start()
     try:
         _download(channel, order)
-        kind = _kind(order)
-        if kind in GENERATING:
+        if kind(order) in GENERATING:
             engine = Engine(channel, pulse or Pulse())
             reader.engine = engine
-            engine.run(_loaded(order, kind), order)
+            engine.run(load_generating(order), order)
         else:
             embedding = EmbeddingEngine(channel, pulse or Pulse())
             reader.engine = embedding
@@ -111,28 +106,6 @@ def _download(channel: Channel, order: Load) -> None:
         locate(order.draft_model, "DRAFT_MODEL", hear=channel.send)
     if order.adapter_path is not None:
         locate(order.adapter_path, "ADAPTER_PATH", hear=channel.send)
-
-
-def _kind(order: Load) -> ModelKind:
-    """Return what the model is served as, by its own files where *order* leaves it to them."""
-    return kind_of(locate(order.model_path)[1], order.model_type)
-
-
-def _loaded(order: Load, kind: ModelKind) -> LoadedModel:
-    """Load what *order* names by what its *kind* needs."""
-    if kind != "multimodal":
-        return load(order)
-    try:
-        if importlib.util.find_spec("mlx_vlm") is None:
-            raise UnfitModel(NEEDS_VISION)
-        from service.engine.vision.load import load_vision  # only here: it is an extra's
-
-        return load_vision(order)
-    except UnfitModel as error:
-        if order.model_type != "auto":
-            raise
-        _log.warning("its texts are served, and no images: %s", error)
-        return load(order)
 
 
 class _Reader:

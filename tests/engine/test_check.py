@@ -64,7 +64,7 @@ def test_model_that_cannot_be_served(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "martian"}))
     seen = looked_at(order(folder))
 
-    assert "lm, a language model of type martian" == seen["kind"]
+    assert "lm: language model, of type martian" == seen["kind"]
     assert "knows no model of type martian" in seen["verdict"]
 
 

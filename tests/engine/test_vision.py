@@ -19,6 +19,7 @@ from mlx_vlm.generate import generate_step
 from mlx_vlm.utils import load_model, load_processor
 from PIL import Image
 
+from service.engine import check
 from service.engine.scheduler.scheduler import Batching
 from service.engine.start import Started, prove, start
 from service.engine.text.prompt import RefusedPrompt
@@ -184,3 +185,11 @@ def test_bomb_is_not_unpacked(tried: Tried) -> None:
     assert len(file.getvalue()) < 100_000
     with pytest.raises(RefusedPrompt, match="pixels"):
         tried.started.preparer.prepare(asked(file.getvalue(), "?"))
+
+
+def test_model_is_looked_at_before_it_is_served(tried: Tried) -> None:
+    """`tier3a check` opens it as the engine does."""
+    seen = dict(check.seen(msgspec.structs.replace(tried.order, model_type="auto")))
+
+    assert seen["kind"].startswith("multimodal: language model that takes images")
+    assert seen["room"].startswith("for ")
