@@ -311,17 +311,21 @@ def once_more(found: dict[str, list[str]], results: list[Result]) -> None:
 
 
 class Progress:
-    """A line on a terminal that says how much is done."""
+    """Says how much is done: on a terminal in one line, elsewhere in one for each tenth."""
 
     def __init__(self, n_tasks: int) -> None:
         self._n_tasks = n_tasks
+        self._began_s = time.monotonic()
         self._n_done = 0
 
     def count(self, done: Result) -> Result:
         """Count one task and hand its result on."""
         self._n_done += 1
+        told = f"{self._n_done} of {self._n_tasks}"
         if sys.stderr.isatty():
-            print(f"\r{self._n_done} of {self._n_tasks}", end="", file=sys.stderr, flush=True)
+            print(f"\r{told}", end="", file=sys.stderr, flush=True)
+        elif 10 * self._n_done // self._n_tasks > 10 * (self._n_done - 1) // self._n_tasks:
+            print(f"{told}, {time.monotonic() - self._began_s:.0f} s", file=sys.stderr, flush=True)
         return done
 
 

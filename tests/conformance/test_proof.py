@@ -135,3 +135,13 @@ def test_runs_without_forks(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert not result.noise
     assert {*result.verdicts.values()} == {"PASS"}
+
+
+def test_progress_is_told_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A log shows that the proof goes on: a line for each tenth, and no more."""
+    progress = proof.Progress(20)
+    for _ in range(20):
+        progress.count(Result(Task(CORRECT)))
+    lines = capsys.readouterr().err.splitlines()
+
+    assert [line.partition(",")[0] for line in lines] == [f"{n} of 20" for n in range(2, 21, 2)]
