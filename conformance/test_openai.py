@@ -120,6 +120,7 @@ def test_stream_comes_while_it_is_generated(demand: Requirement, server: Server)
     check(demand, False, "; ".join(seen))
 
 
+@pytest.mark.closing  # a server that fails it answers nobody any more
 @requirement("OAI-7", profile="openai-api")
 def test_who_leaves_takes_nothing_along(demand: Requirement, server: Server) -> None:
     """After more than can be served at once have hung up, a chat is answered as before."""

@@ -71,6 +71,8 @@ def test_content_is_an_object(demand: Requirement, answers: Answers) -> None:
         answer = answers.to(question)
         if choice_of(answer).finish_reason != "length":
             break
+    else:
+        answers.demand_uncut(answer)
 
     judge(demand, answer, {"type": "object"})
 

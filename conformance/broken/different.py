@@ -12,11 +12,20 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from conformance.broken.capable import Capable
-from conformance.broken.miniature import MODEL_ID, MODELS, Asked, Miniature, Refused, Reply
+from conformance.broken.miniature import (
+    MODEL_ID,
+    MODELS,
+    N_PROMPT_TOKENS,
+    Asked,
+    Miniature,
+    Refused,
+    Reply,
+)
 
 BOTH = ("as it is", "its surface")
 N_CHATS = 7
 PLAIN_ID = "clock"
+SMALL = 64
 
 
 class Right(NamedTuple):
@@ -172,3 +181,22 @@ class SpeaksOnlyOpenai(Capable):
     def times_of(self, asked: Asked, reply: Reply) -> list[str]:
         """Tell no time."""
         return []
+
+
+@right("its surface")
+class HasNextToNoContext(Capable):
+    """Its context holds a greeting and a short answer, and no tools."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        super().__init__(options | {"context_length": SMALL})
+
+    def n_tokens(self, body: dict[str, Any]) -> int:
+        """Say no more than there is room for."""
+        n_read = N_PROMPT_TOKENS + max(1, len(body.get("messages") or ())) - 1
+        return min(super().n_tokens(body), SMALL - n_read)
+
+    def demand_supported(self, body: dict[str, Any]) -> None:
+        """Refuse what is too long."""
+        if body.get("tools"):
+            raise Refused(400, "that is too long", "context_length_exceeded", "messages")
+        super().demand_supported(body)

@@ -1,6 +1,6 @@
 """What COMPL asks."""
 
-from conformance.answers import LONG_TASK, UNKNOWN_MODEL, Question
+from conformance.answers import UNKNOWN_MODEL, Question
 from conformance.questions.chat import BOUND, HOW, N_CHOICES, N_SHORT, STREAMED, Fields
 
 COMPLETIONS = "/v1/completions"
@@ -15,7 +15,7 @@ def completion(fields: Fields, capability: str = "completions") -> Question:
     return Question(COMPLETIONS, {**usual, **fields}, capability)
 
 
-LONG: Fields = {"prompt": LONG_TASK}
+LONG: Fields = {"prompt": PROMPTS[0]}
 COMPLETED = {how: completion(fields) for how, fields in HOW.items()}
 UNSTOPPED = completion({**LONG, "max_tokens": N_TOKENS})
 ECHOED: Fields = {"prompt": PROMPTS, "echo": True}
