@@ -51,7 +51,7 @@ def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Behind]:
     )
     port = free_port()
     config = uvicorn.Config(
-        lists_a_model,  # type: ignore[arg-type]  # uvicorn's own names of ASGI's messages
+        lists_a_model,
         port=port,
         ssl_certfile=certificate,
         ssl_keyfile=key,
