@@ -164,7 +164,7 @@ class ChatTemplate:
             options,
             [_tool_as_dict(tool, escape) for tool in chat.tools],
             chat.add_generation_prompt and not chat.continue_final_message,
-            _mark(chat),
+            chat.image_mark,
         )
 
     def _text(self, turns: Sequence[Turn], settings: _Settings, chat: Chat) -> str:
@@ -190,13 +190,14 @@ class ChatTemplate:
 
     def _check_images(self, turns: Sequence[Turn], text: str, chat: Chat) -> None:
         """
-        See that each image of *turns* is in *text*.
+        See that as many images are in *text* as in *turns*.
 
         Raises:
-            LostTurn: one of them is not, or more than there are.
+            LostTurn: there are more or fewer.
         """
-        seeing = [turn for turn in turns if chat.images and _mark(chat) in (turn.content or "")]
-        n_images = sum((turn.content or "").count(_mark(chat)) for turn in seeing)
+        mark = chat.image_mark
+        seeing = [turn for turn in turns if mark and mark in (turn.content or "")]
+        n_images = sum((turn.content or "").count(mark) for turn in seeing)
         if seeing and text.count(self._image_block) != n_images:
             raise LostTurn(seeing[0])
 
@@ -317,19 +318,9 @@ def image_block(tokenizer: TokenizerWrapper) -> str:
         )
     except REFUSALS:
         return ""
-    n_before = sum(
-        1
-        for _ in itertools.takewhile(
-            lambda pair: pair[0] == pair[1], zip(seeing, blind, strict=False)
-        )
-    )
+    n_before = len(_common_end(seeing[::-1], blind[::-1]))
     behind = seeing[n_before:]
-    return behind.removesuffix(_common_end(blind[n_before:], behind))
-
-
-def _mark(chat: Chat) -> str:
-    """Return what stands in the turns of *chat* where an image is; empty: it has none."""
-    return chat.image_mark if chat.images else ""
+    return behind.removesuffix(_common_end(behind, blind[n_before:]))
 
 
 def _common_end(one: str, other: str) -> str:

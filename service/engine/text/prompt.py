@@ -296,10 +296,10 @@ class Prompter:
         """Return the token ids of a rendered chat, and no more pieces than it takes to pass the *limit*."""
         literals: dict[str, list[int]] = {}
         ids: list[int] = []
-        ahead = iter(images)
+        block, ahead = self._images.block if self._images else "", iter(images)
         for text, is_literal in pieces:
             if not is_literal:
-                first, *others = text.split(self._images.block) if self._images else [text]
+                first, *others = text.split(block) if images else [text]
                 ids += self._encode(first)
                 for other in others:
                     ids += next(ahead).ids
