@@ -27,6 +27,7 @@ import click
 
 from tests.fuzz.accounts import left_over
 from tests.fuzz.asking import READY_S
+from tests.fuzz.record import Row, tell
 from tests.fuzz.requests import request
 from tests.live import UVICORN, LiveServer, running
 
@@ -151,6 +152,19 @@ def send_all(url: str, n_requests: int, seed: int, n_clients: int, record: Path)
     return faults
 
 
+def row(record: Path, n_faults: int) -> Row:
+    """Return what all runs of a *record* saw."""
+    known = json.loads(record.read_text())
+    statuses = ", ".join(f"{status}: {n:,}" for status, n in known["statuses"].items())
+    return Row(
+        f"{known['n']:,} requests that are nearly right",
+        "no fault of the server's",
+        f"{n_faults} faults ({statuses})",
+        is_met=not n_faults,
+        command=f"python -m tests.fuzz --requests {known['n']}",
+    )
+
+
 @click.command()
 @click.option("--base-url", help="A server that runs. None: one is started.")
 @click.option("--requests", "n_requests", default=10_000, show_default=True)
@@ -159,7 +173,10 @@ def send_all(url: str, n_requests: int, seed: int, n_clients: int, record: Path)
 @click.option(
     "--record", type=click.Path(path_type=Path), default=Path("fuzz.json"), show_default=True
 )
-def main(base_url: str | None, n_requests: int, seed: int, clients: int, record: Path) -> None:
+@click.option("--out", type=click.Path(path_type=Path), help="Folder that keeps the row.")
+def main(
+    base_url: str | None, n_requests: int, seed: int, clients: int, record: Path, out: Path | None
+) -> None:
     """Send requests that are nearly right, and look for answers that are not."""
     if base_url is not None:
         faults = send_all(base_url, n_requests, seed, clients, record)
@@ -170,6 +187,7 @@ def main(base_url: str | None, n_requests: int, seed: int, clients: int, record:
             faults = send_all(server.url, n_requests, seed, clients, record)
     for fault in faults:
         click.echo(fault)
+    tell(row(record, len(faults)), out)
     sys.exit(bool(faults))
 
 
