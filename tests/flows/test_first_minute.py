@@ -143,7 +143,7 @@ def test_check_says_what_is_there_and_what_it_takes(strange_folder: Path) -> Non
     rows = dict(line.split(None, 1) for line in done.stdout.splitlines())
     assert 0 == done.returncode, done.stderr
     assert "local-mlx/gemma-3-demo" == rows["model"]
-    assert "lm, a language model of type gemma3_text" == rows["kind"]
+    assert "lm: language model, of type gemma3_text" == rows["kind"]
     assert "1.2 MB, 8-bit" == rows["weights"]
     assert "takes tools; does not think" == rows["template"]
     assert re.fullmatch(r"1,000 tokens; 1,000 of them take \d+\.\d MB", rows["context"])
