@@ -12,14 +12,14 @@ from conformance.broken.seeing import Body
 from conformance.broken.talking import Said
 
 
-@breaks("MSG-1", also={"MSG-5", "MSG-8"})
+@breaks("MSG-1", also={"MSG-5", "MSG-8", "MSG-12"})
 class ContentOfMessagesIsText(Capable):
     def blocks(self, said: Said, text: str) -> list[Block]:
         found = super().blocks(said, text)
         return found if said.calls or not text else text  # type: ignore[return-value]  # the fault
 
 
-@breaks("MSG-1", also={"MSG-2", "MSG-5", "MSG-8"})
+@breaks("MSG-1", also={"MSG-2", "MSG-5", "MSG-8", "MSG-12"})
 class MessagesCountAsChatsDo(Capable):
     def message_begun(self, body: Body, chat: Body) -> dict[str, Any]:
         return super().message_begun(body, chat) | {"usage": self.usage_of(chat, 1)}
