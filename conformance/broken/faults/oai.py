@@ -185,7 +185,7 @@ class WrongMethodInPlainText(Miniature):
             raise
 
 
-@breaks("OAI-5", also={"RESP-1", "RESP-6", "RESP-8"})
+@breaks("OAI-5", also={"RESP-1", "RESP-6", "RESP-8", "RESP-11"})
 class TotalIsTheCompletion(Miniature):
     def usage(self, n_tokens: int) -> dict[str, int]:
         return super().usage(n_tokens) | {"total_tokens": n_tokens}

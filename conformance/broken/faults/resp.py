@@ -17,13 +17,13 @@ DONE = "response.output_text.done"
 PART_DONE = "response.content_part.done"
 
 
-@breaks("RESP-1", also={"RESP-6", "RESP-8"})
+@breaks("RESP-1", also={"RESP-6", "RESP-8", "RESP-11"})
 class ResponseIsACompletion(Capable):
     def response(self, body: Body, chat: Body, text: str) -> dict[str, Any]:
         return super().response(body, chat, text) | {"object": "chat.completion"}
 
 
-@breaks("RESP-1", also={"RESP-6", "RESP-8"})
+@breaks("RESP-1", also={"RESP-6", "RESP-8", "RESP-11"})
 class UsageByTheNamesOfChats(Capable):
     def response_usage(self, n_tokens: int) -> dict[str, int]:
         return self.usage(n_tokens)
@@ -117,7 +117,7 @@ class TemperatureOfResponsesMayBeText(Capable):
         return {name: rule for name, rule in rules.items() if name != "temperature"}
 
 
-@breaks("RESP-6")
+@breaks("RESP-6", also={"RESP-11"})
 class InputMustBeText(Capable):
     def response_rules(self) -> dict[str, Rule]:
         return super().response_rules() | {"input": lambda value: isinstance(value, str)}
