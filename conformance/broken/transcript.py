@@ -216,6 +216,7 @@ _SYSTEMS = [
     {"role": "user", "content": "Hello"},
     {"role": "system", "content": "Be brief."},
 ]
+_QUESTIONS = [{"role": "user", "content": "Hello"}, {"role": "user", "content": "Are you there?"}]
 _ASKS: dict[str, Ask] = {
     **{name: kind.ask for name, kind in KINDS.items()},
     "model, slash encoded": lambda server: server.get(f"/v1/models/{quote(server.model, safe='')}"),
@@ -232,6 +233,7 @@ _ASKS: dict[str, Ask] = {
     ),
     "forged line": lambda server: server.get("/a%0aRequest%20started:%20GET%20/b"),
     "two systems": lambda server: server.chat("Hello", messages=_SYSTEMS, max_tokens=2),
+    "two questions": lambda server: server.chat("Hello", messages=_QUESTIONS, max_tokens=2),
     "by family": lambda server: server.chat("Hello", model="gemma", max_tokens=2),
     "form": lambda server: server.send(
         server.request("POST", CHAT, [FORM], server.chat_request("Hello", max_tokens=2).body)
